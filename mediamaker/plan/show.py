@@ -32,8 +32,10 @@ class Row:
 def show_plan(plan: Plan) -> str:
     """The whole dry run."""
     lines = [
-        f"disk      {format_size(plan.geometry.size)} ({plan.geometry.size} bytes), "
-        f"sectors of {plan.geometry.logical_sector_size} bytes",
+        (
+            f"disk      {format_size(plan.geometry.size)} ({plan.geometry.size} bytes), "
+            f"sectors of {plan.geometry.logical_sector_size} bytes"
+        ),
         f"layout    {plan.layout.value}: {plan.layout.summary}",
         f"boots     {', '.join(plan.boots) or 'nothing that mediamaker knows of'}",
         *(f"{key.replace('_', ' '):<9} {value}" for key, value in plan.identities.items()),

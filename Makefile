@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# The supported commands; `make help` lists them.
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test demo check test bench bootfiles clean
+
+PYTHON := .venv/bin/python
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: apt packages, .venv with .venv/bin/mediamaker
+	@scripts/setup.sh
+
+setup-test: ## the same, with what only the tests need
+	@scripts/setup.sh test
+
+demo: setup ## a stand-in Windows ISO -> image file -> verify -> boot under BIOS and UEFI
+	@scripts/demo.sh
+
+check: setup-test ## the fast loop: ruff, mypy --strict, tests without the VM tests
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	$(PYTHON) -m pytest -q tests
+
+test: setup-test ## everything: ruff, mypy --strict, tests, vm-tests
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	$(PYTHON) -m pytest -q tests vm-tests
+
+bench: setup-test ## the benchmark table, measured here and now (benchmarks/README.md)
+	$(PYTHON) benchmarks/create.py
+
+bootfiles: setup ## assemble the boot programs again and update their digests
+	$(PYTHON) bootfiles/build.py
+
+clean: ## remove what tests and demo left in out/
+	rm -rf out

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Installs what is missing, and nothing else: apt packages and the venv.
+# usage: scripts/setup.sh [test]    "test" adds what only the tests need
+# A second run installs nothing and takes no network.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# run: build pyparted and libwim's users, boot in QEMU; then the stand-in ISO of the demo
+packages=(
+    python3 python3-venv python3-dev gcc libc6-dev pkg-config libparted-dev
+    qemu-system-x86 ovmf util-linux
+    binutils nasm genisoimage wimtools mtools p7zip-full
+)
+# judges (they read what we wrote), real hybrid media, and a kernel for guests with real disks
+test_packages=(
+    dosfstools fdisk gdisk parted xorriso qemu-utils
+    memtest86+ grub-rescue-pc debian-installer-12-netboot-amd64
+    isolinux syslinux-common grub-efi-amd64-bin grub-common
+    linux-image-amd64 busybox-static kmod
+)
+[ "${1:-}" = test ] && packages+=("${test_packages[@]}")
+
+missing=()
+for package in "${packages[@]}"; do
+    state=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+    [ "$state" = installed ] || missing+=("$package")
+done
+if [ "${#missing[@]}" -gt 0 ]; then
+    as_root=()
+    if [ "$(id -u)" -ne 0 ]; then
+        command -v sudo >/dev/null || { echo "setup: not root and no sudo; install: ${missing[*]}" >&2; exit 1; }
+        as_root=(sudo)
+    fi
+    echo "setup: installing ${missing[*]}"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --no-install-recommends "${missing[@]}"
+fi
+
+# The interpreter: python3 of the PATH where it is new enough, else Debian's own.
+python=python3
+"$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    python=/usr/bin/python3
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+    echo "setup: Python 3.11 or newer is needed, this is $("$python" --version)" >&2
+    exit 1
+}
+stamp=.venv/.setup-stamp
+wanted="$(pwd) $(sha256sum pyproject.toml)"
+if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
+    echo "setup: making .venv"
+    "$python" -m venv --clear .venv
+    .venv/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+    echo "$wanted" >"$stamp"
+fi
