@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a WIM's tables say together, and whether they agree with each other and with the file.
+
+The rules for rows that count for nothing are those that wimlib 1.13.6 was seen to apply: another
+part's number, no content, no hash, or (metadata) no reference. ``FREE`` rows describe unused room.
+A data row without references still counts: reference counts in real files are often wrong.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NoReturn
+
+from mediamaker.errors import FormatError
+from mediamaker.formats.wim import (
+    CHUNK_SIZE_DEFAULT,
+    HEADER_SIZE,
+    SIZE_IN_WIM_MAX,
+    Compression,
+    ResourceFlag,
+    ResourceHeader,
+    WimHeader,
+    check_wim_header,
+)
+from mediamaker.formats.wim_blobs import (
+    SOLID_RESOURCE_MARK,
+    ZERO_SHA1,
+    BlobEntry,
+    BlobRow,
+    BlobTable,
+    SolidHeader,
+    parse_blob_table,
+)
+from mediamaker.formats.wim_xml import WimImageInfo, parse_wim_xml
+from mediamaker.units import GIB, format_range
+
+SOLID_RESOURCE_COUNT_MAX = 4096
+"""Their headers lie all over the file and are read one by one; real files have one to ten."""
+
+_COMPRESSED = ResourceFlag.COMPRESSED << 56
+_METADATA = ResourceFlag.METADATA << 56
+_SOLID = ResourceFlag.SOLID << 56
+_FREE = ResourceFlag.FREE << 56
+_FREE_OR_SOLID = _FREE | _SOLID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SolidResource:
+    """A solid resource: where it lies, and what its own header says."""
+
+    resource: ResourceHeader
+    header: SolidHeader
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WimFile:
+    """A WIM (or one part of a split one) as its tables describe it; ``size`` in bytes."""
+
+    header: WimHeader
+    blobs: BlobTable
+    metadata: tuple[BlobEntry, ...]
+    images: tuple[WimImageInfo, ...]
+    xml: bytes
+    size: int
+    solid_resources: tuple[SolidResource, ...] = ()
+
+    @property
+    def is_solid(self) -> bool:
+        """Whether any blob shares its compression with others."""
+        return bool(self.solid_resources)
+
+    @property
+    def compression(self) -> Compression:
+        """The codec of the non-solid resources."""
+        return self.header.compression
+
+    @property
+    def chunk_size(self) -> int:
+        """Bytes that the non-solid resources were compressed at a time."""
+        return self.header.chunk_size
+
+    @property
+    def part_number(self) -> int:
+        """Which part of a split WIM this is, from 1 on."""
+        return self.header.part_number
+
+    @property
+    def part_count(self) -> int:
+        """How many parts there are; 1 when it is not split."""
+        return self.header.part_count
+
+    @property
+    def boot_index(self) -> int:
+        """The number of the image that boots, or 0."""
+        return self.header.boot_index
+
+
+def parse_wim_tables(
+    header: WimHeader,
+    *,
+    blob_table: bytes,
+    xml: bytes,
+    size: int,
+    solid_headers: Sequence[SolidHeader] = (),
+    what: str = "WIM",
+) -> WimFile:
+    """Everything about a WIM of ``size`` bytes; ``solid_headers`` as :func:`find_solid_resources`.
+
+    Raises:
+        FormatError: the tables contradict each other or the file's size.
+    """
+    check_wim_header(header, size, what=what)
+    table = parse_blob_table(blob_table, what=what)
+    images = parse_wim_xml(xml, what=what)
+    if len(images) != header.image_count:
+        raise FormatError(
+            f"{what}: WIM image count: expected {header.image_count} as in the header, "
+            f"got {len(images)} in the XML"
+        )
+    metadata = tuple(
+        table[index]
+        for index in live_indexes(table, header.part_number)
+        if table.row(index)[0] & _METADATA
+    )
+    expected_count = header.image_count if header.part_number == 1 else 0
+    if len(metadata) != expected_count:
+        raise FormatError(
+            f"{what}: WIM metadata resources: expected {expected_count} in part "
+            f"{header.part_number}, got {len(metadata)}"
+        )
+    _check_blobs(table, header, size, what)
+    resources = find_solid_resources(table, header.part_number, what=what)
+    if len(resources) != len(solid_headers):
+        raise FormatError(
+            f"{what}: WIM solid resources: expected {len(resources)} headers, "
+            f"got {len(solid_headers)}"
+        )
+    _check_solid_runs(table, header.part_number, solid_headers, what)
+    return WimFile(
+        header=header,
+        blobs=table,
+        metadata=metadata,
+        images=images,
+        xml=xml,
+        size=size,
+        solid_resources=tuple(
+            SolidResource(resource=resource, header=solid_header)
+            for resource, solid_header in zip(resources, solid_headers, strict=True)
+        ),
+    )
+
+
+def live_indexes(table: BlobTable, part_number: int) -> Iterator[int]:
+    """The indexes of the rows that name a non-solid resource of this part, in table order."""
+    for index, row in enumerate(table.rows()):
+        size_and_flags, _, uncompressed_size, part, reference_count, sha1 = row
+        if (
+            part == part_number
+            and uncompressed_size
+            and not size_and_flags & _FREE_OR_SOLID
+            and sha1 != ZERO_SHA1
+            and (reference_count or not size_and_flags & _METADATA)
+        ):
+            yield index
+
+
+def find_solid_resources(
+    table: BlobTable, part_number: int, *, what: str = "WIM"
+) -> tuple[ResourceHeader, ...]:
+    """The solid resources of this part, in table order.
+
+    Raises:
+        FormatError: more than :data:`SOLID_RESOURCE_COUNT_MAX`.
+    """
+    found: list[ResourceHeader] = []
+    for row in table.rows():
+        if _is_solid_resource(row, part_number):
+            if len(found) == SOLID_RESOURCE_COUNT_MAX:
+                raise FormatError(
+                    f"{what}: WIM solid resources: expected at most {SOLID_RESOURCE_COUNT_MAX}, "
+                    "got more"
+                )
+            found.append(ResourceHeader(row[0] & SIZE_IN_WIM_MAX, row[0] >> 56, row[1], row[2]))
+    return tuple(found)
+
+
+def sorted_by_offset(table: BlobTable, indexes: Iterable[int]) -> array[int]:
+    """``indexes`` in the order in which their resources lie in the file."""
+    ordered = array("I", indexes)
+    offsets = array("Q", (row[1] for row in table.rows()))
+    if any(offsets[a] > offsets[b] for a, b in pairwise(ordered)):
+        # Ties in table order: sorted() is stable, so the result is always the same.
+        ordered = array("I", sorted(ordered, key=offsets.__getitem__))
+    return ordered
+
+
+def _is_solid_resource(row: BlobRow, part_number: int) -> bool:
+    return bool(
+        row[0] & _SOLID
+        and row[2] == SOLID_RESOURCE_MARK
+        and row[3] == part_number
+        and not row[0] & _FREE
+        and row[0] & SIZE_IN_WIM_MAX
+    )
+
+
+def _check_blobs(table: BlobTable, header: WimHeader, size: int, what: str) -> None:
+    """Ranges inside the file and apart from each other, sizes that are possible."""
+    chunk_size = header.chunk_size or CHUNK_SIZE_DEFAULT
+    stored = array("I", live_indexes(table, header.part_number))
+    for index in stored:
+        size_and_flags, offset, uncompressed_size, _, _, sha1 = table.row(index)
+        size_in_wim = size_and_flags & SIZE_IN_WIM_MAX
+        if offset < HEADER_SIZE or offset + size_in_wim > size:
+            _raise_outside(what, f"resource {sha1.hex()}", table[index].resource, size)
+        if size_and_flags & _COMPRESSED:
+            size_min = _compressed_size_min(uncompressed_size, chunk_size)
+            is_possible, bound = size_in_wim >= size_min, "at least "
+        else:
+            size_min = uncompressed_size
+            is_possible, bound = size_in_wim == size_min, ""
+        if not is_possible:
+            raise FormatError(
+                f"{what}: WIM resource {sha1.hex()} of {uncompressed_size} bytes: "
+                f"expected {bound}{size_min} bytes in the file, got {size_in_wim}"
+            )
+    for index, row in enumerate(table.rows()):
+        if _is_solid_resource(row, header.part_number):
+            resource = table[index].resource
+            if resource.offset < HEADER_SIZE or resource.end > size:
+                _raise_outside(what, "solid resource", resource, size)
+            stored.append(index)
+    _check_apart(table, header, sorted_by_offset(table, stored), what)
+
+
+def _compressed_size_min(uncompressed_size: int, chunk_size: int) -> int:
+    """What the table of chunk offsets and one byte a chunk take: a bound on lies about sizes."""
+    chunk_count = -(-uncompressed_size // chunk_size)
+    return (chunk_count - 1) * (8 if uncompressed_size > 4 * GIB else 4) + chunk_count
+
+
+def _check_apart(table: BlobTable, header: WimHeader, ordered: array[int], what: str) -> None:
+    """Two resources are the same bytes or share none; nor do they share any with a table."""
+    starts = array("Q")
+    last_start, last_end, last_index = 0, 0, 0
+    for index in ordered:
+        row = table.row(index)
+        start = row[1]
+        end = start + (row[0] & SIZE_IN_WIM_MAX)
+        if start < last_end and (start, end) != (last_start, last_end):
+            raise FormatError(
+                f"{what}: WIM resource {row[5].hex()} {format_range(start, end)} overlaps "
+                f"{table[last_index].sha1.hex()} {format_range(last_start, last_end)}"
+            )
+        starts.append(start)
+        last_start, last_end, last_index = start, end, index
+    for name, resource in header.tables():
+        before = bisect_left(starts, resource.end) - 1
+        if before >= 0 and resource.size_in_wim:
+            blob = table[ordered[before]]
+            if blob.resource.end > resource.offset:
+                raise FormatError(
+                    f"{what}: WIM resource {blob.sha1.hex()} "
+                    f"{format_range(blob.offset, blob.resource.end)} overlaps the {name} "
+                    f"{format_range(resource.offset, resource.end)}"
+                )
+
+
+def _check_solid_runs(
+    table: BlobTable, part_number: int, headers: Sequence[SolidHeader], what: str
+) -> None:
+    """The blobs of a run must lie inside what the run's resources decompress to."""
+    remaining = iter(headers)
+    available, furthest, furthest_sha1 = 0, 0, ZERO_SHA1
+
+    def check_run() -> None:
+        if furthest > available:
+            raise FormatError(
+                f"{what}: WIM blob {furthest_sha1.hex()} ends {furthest} bytes into its solid "
+                f"resources: expected at most {available}"
+            )
+
+    for row in table.rows():
+        if row[3] != part_number or row[0] & _FREE:
+            continue
+        if not row[0] & _SOLID:
+            check_run()
+            available, furthest = 0, 0
+        elif _is_solid_resource(row, part_number):
+            available += next(remaining).uncompressed_size
+        elif row[2] != SOLID_RESOURCE_MARK:
+            end = row[1] + (row[0] & SIZE_IN_WIM_MAX)
+            if end > furthest:
+                furthest, furthest_sha1 = end, row[5]
+    check_run()
+
+
+def _raise_outside(what: str, name: str, resource: ResourceHeader, size: int) -> NoReturn:
+    raise FormatError(
+        f"{what}: WIM {name}: expected inside {format_range(HEADER_SIZE, size)}, "
+        f"got {format_range(resource.offset, resource.end)}"
+    )

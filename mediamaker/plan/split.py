@@ -1,0 +1,251 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Splits a WIM into parts as extents of the source: nothing is read, copied or recompressed.
+
+The rules are those of wimlib's split, whose parts Windows Setup takes: data resources in the order
+of the source, none divided; every metadata resource in part 1; one new GUID for all parts; the XML
+in each; a blob table of only the part's own rows. Unlike wimlib's, the sizes are exact: header,
+tables and XML count, so a part may have every byte that FAT32 allows a file.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from mediamaker.errors import NotRepresentableError
+from mediamaker.extents import Literal, Piece, coalesce_pieces, slice_source
+from mediamaker.formats.wim import (
+    BLOB_ENTRY_SIZE,
+    HEADER_SIZE,
+    NO_RESOURCE,
+    PART_COUNT_MAX,
+    SIZE_IN_WIM_MAX,
+    HeaderFlag,
+    ResourceFlag,
+    WimHeader,
+    pack_wim_header,
+)
+from mediamaker.formats.wim_blobs import BLOB_ROW
+from mediamaker.formats.wim_file import WimFile, live_indexes, sorted_by_offset
+
+_METADATA = ResourceFlag.METADATA << 56
+_SPANNED = ResourceFlag.SPANNED << 56
+
+
+@dataclass(frozen=True, slots=True)
+class WimPart:
+    """One file of a split WIM."""
+
+    name: str
+    size: int
+    pieces: tuple[Piece, ...]
+
+
+def split_wim(
+    wim: WimFile,
+    pieces: Sequence[Piece],
+    guid: bytes,
+    part_size_max: int,
+    *,
+    stem: str = "install",
+) -> tuple[WimPart, ...]:
+    """The parts of ``wim``, whose bytes are ``pieces``; none is over ``part_size_max`` bytes.
+
+    No part has a boot index, as in every split WIM. Should one part hold everything (the
+    source had unused room), it is a whole WIM and is called so.
+
+    Raises:
+        NotRepresentableError: it can't be split, or not into such small parts.
+    """
+    _check_splittable(wim, stem)
+    contents = _assign(wim, part_size_max, stem)
+    slicer = _PieceSlicer(pieces)
+    return tuple(
+        _render(
+            wim,
+            content,
+            slicer,
+            name=part_name(stem, number, len(contents)),
+            header=_part_header(wim.header, guid, number, len(contents)),
+        )
+        for number, content in enumerate(contents, 1)
+    )
+
+
+def part_name(stem: str, number: int, count: int) -> str:
+    """``install.swm``, ``install2.swm``, ...: the names by which Setup finds the parts."""
+    if count == 1:
+        return f"{stem}.wim"
+    return f"{stem}.swm" if number == 1 else f"{stem}{number}.swm"
+
+
+def _check_splittable(wim: WimFile, stem: str) -> None:
+    if wim.is_solid:
+        raise NotRepresentableError(
+            f"{stem}: its blobs are compressed together (solid, as in an ESD), "
+            "so it can't be split between them",
+            hint="make it non-solid first: wimlib-imagex export "
+            f"SOURCE all {stem}.wim --compress=LZX",
+        )
+    if wim.part_count != 1 or wim.header.flags & HeaderFlag.SPANNED:
+        raise NotRepresentableError(
+            f"{stem}: it is already split: part {wim.part_number} of {wim.part_count}",
+            hint=f"join the parts first: wimlib-imagex join {stem}.wim FIRST.swm OTHERS.swm...",
+        )
+
+
+@dataclass(slots=True)
+class _Content:
+    """What goes into one part: row indexes in table order, and their size with their rows."""
+
+    size: int
+    rows: array[int] = field(default_factory=lambda: array("I"))
+
+
+def _assign(wim: WimFile, part_size_max: int, stem: str) -> list[_Content]:
+    """Fill parts greedily in the order of the source."""
+    table = wim.blobs
+    fixed_size = HEADER_SIZE + len(wim.xml)
+    metadata, data = array("I"), array("I")
+    for index in live_indexes(table, wim.part_number):
+        flags = table.row(index)[0]
+        if flags & _SPANNED:
+            raise NotRepresentableError(
+                f"{stem}: the resource {table[index].sha1.hex()} is marked as spread over "
+                "several parts already"
+            )
+        (metadata if flags & _METADATA else data).append(index)
+    # Metadata stays in table order: that is what says which image it belongs to.
+    part = _Content(fixed_size, metadata)
+    part.size += sum(
+        stored_size + BLOB_ENTRY_SIZE * len(rows) for rows, stored_size in _group(wim, metadata)
+    )
+    if part.size > part_size_max:
+        raise NotRepresentableError(
+            f"{stem}: the first part must hold the metadata of all {len(wim.images)} images, "
+            f"which takes {part.size} bytes; a part may have {part_size_max}",
+            hint="keep fewer images: wimlib-imagex export SOURCE NUMBER "
+            f"{stem}.wim, once for each image",
+        )
+    parts = [part]
+    for rows, stored_size in _group(wim, sorted_by_offset(table, data)):
+        size = stored_size + BLOB_ENTRY_SIZE * len(rows)
+        if part.size + size > part_size_max:
+            if fixed_size + size > part_size_max:
+                raise NotRepresentableError(
+                    f"{stem}: the resource {table[rows[0]].sha1.hex()} has {stored_size} bytes; "
+                    f"a part may have {part_size_max}, of which {part_size_max - fixed_size} "
+                    "are for resources and their table, and a resource can't be divided",
+                    hint="if it compresses better it may fit: wimlib-imagex export SOURCE all "
+                    f"{stem}.wim --compress=LZX:100 --recompress",
+                )
+            if len(parts) == PART_COUNT_MAX:
+                raise NotRepresentableError(
+                    f"{stem}: parts of {part_size_max} bytes would be more than the "
+                    f"{PART_COUNT_MAX} that a split WIM can have",
+                    hint="allow larger parts",
+                )
+            part = _Content(fixed_size)
+            parts.append(part)
+        part.rows.extend(rows)
+        part.size += size
+    return parts
+
+
+def _group(wim: WimFile, ordered: Iterable[int]) -> Iterator[tuple[array[int], int]]:
+    """Neighbouring rows that name the same stored bytes, and how many bytes those are."""
+    rows, offset, size = array("I"), -1, 0
+    for index in ordered:
+        row = wim.blobs.row(index)
+        if row[1] != offset and rows:
+            yield rows, size
+            rows = array("I")
+        offset, size = row[1], row[0] & SIZE_IN_WIM_MAX
+        rows.append(index)
+    if rows:
+        yield rows, size
+
+
+def _render(
+    wim: WimFile, content: _Content, slicer: _PieceSlicer, *, name: str, header: WimHeader
+) -> WimPart:
+    position = HEADER_SIZE
+    blob_table = bytearray()
+    runs: list[tuple[int, int]] = []
+    last, last_end, last_place = (-1, 0), -1, 0
+    for index in content.rows:
+        size_and_flags, start, uncompressed_size, _, references, sha1 = wim.blobs.row(index)
+        end = start + (size_and_flags & SIZE_IN_WIM_MAX)
+        this = (start, size_and_flags & _METADATA)
+        if this != last:
+            last_place = position
+            position += end - start
+            if runs and start == last_end:
+                runs[-1] = (runs[-1][0], end)
+            else:
+                runs.append((start, end))
+        last, last_end = this, end
+        blob_table += BLOB_ROW.pack(
+            size_and_flags, last_place, uncompressed_size, header.part_number, references, sha1
+        )
+    table_place = header.blob_table._replace(
+        offset=position, size_in_wim=len(blob_table), uncompressed_size=len(blob_table)
+    )
+    xml_place = header.xml._replace(offset=table_place.end)
+    header = replace(header, blob_table=table_place, xml=xml_place)
+    tail = bytes(blob_table) + wim.xml
+    made = [Piece(HEADER_SIZE, Literal(pack_wim_header(header)))]
+    for start, end in runs:
+        made.extend(slicer.slice(start, end))
+    if tail:
+        made.append(Piece(len(tail), Literal(tail)))
+    size = position + len(tail)
+    assert size == content.size
+    return WimPart(name, size, coalesce_pieces(made))
+
+
+def _part_header(header: WimHeader, guid: bytes, number: int, count: int) -> WimHeader:
+    """``header`` as a part has it, before its tables have a place.
+
+    Nothing boots from a split WIM, and the hashes of the whole say nothing about a part.
+    """
+    cleared = (
+        HeaderFlag.SPANNED
+        | HeaderFlag.RESOURCE_ONLY
+        | HeaderFlag.METADATA_ONLY
+        | HeaderFlag.WRITE_IN_PROGRESS
+    )
+    return replace(
+        header,
+        flags=header.flags & ~cleared | (HeaderFlag.SPANNED if count > 1 else 0),
+        guid=guid,
+        part_number=number,
+        part_count=count,
+        boot_metadata=NO_RESOURCE,
+        boot_index=0,
+        integrity=NO_RESOURCE,
+    )
+
+
+class _PieceSlicer:
+    """``slice_pieces`` by binary search, for many slices of a source in many pieces."""
+
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._pieces = pieces
+        self._starts = array("Q")
+        position = 0
+        for piece in pieces:
+            self._starts.append(position)
+            position += piece.size
+
+    def slice(self, start: int, end: int) -> Iterator[Piece]:
+        index = bisect_right(self._starts, start) - 1
+        while start < end:
+            piece = self._pieces[index]
+            offset = start - self._starts[index]
+            size = min(end - start, piece.size - offset)
+            yield Piece(size, slice_source(piece.source, offset, size))
+            start += size
+            index += 1
