@@ -17,7 +17,7 @@ from mediamaker.plan.split import split_wim
 from mediamaker.sources.tree import Entry, SourceTree
 from mediamaker.sources.wim import WimFile
 from mediamaker.units import format_size
-from mediamaker.volumes.tree import DirectoryNode, FileNode, TreeItem, build_tree
+from mediamaker.volumes.tree import DirectoryNode, TreeItem, build_tree
 
 INSTALL_WIM = ("sources", "install.wim")
 
@@ -50,18 +50,15 @@ def _items(
     identities: Identities,
     notes: list[str],
 ) -> Iterator[TreeItem]:
+    limit = min(request.part_size_max, FAT32_FILE_SIZE_MAX)
     for entry in tree.entries:
         if entry.is_dir:
             yield TreeItem(entry.path, None, entry.modified_ns)
-        elif entry.size <= min(request.part_size_max, FAT32_FILE_SIZE_MAX) or not _is_install_wim(
-            entry
-        ):
-            _check_size(entry)
-            yield TreeItem(
-                entry.path, FileNode(entry.path[-1], entry.pieces, entry.modified_ns), None
-            )
-        else:
+        elif _is_install_wim(entry) and entry.size > limit:
             yield from _split(entry, install_wim, request, identities, notes)
+        else:
+            _check_size(entry)
+            yield TreeItem(entry.path, entry.pieces, entry.modified_ns)
 
 
 def _split(
@@ -83,8 +80,7 @@ def _split(
         f"split into {len(parts)} parts ({sizes}) without copying or recompressing"
     )
     for part in parts:
-        path = (*entry.path[:-1], part.name)
-        yield TreeItem(path, FileNode(part.name, part.pieces, entry.modified_ns), None)
+        yield TreeItem((*entry.path[:-1], part.name), part.pieces, entry.modified_ns)
 
 
 def _check_size(entry: Entry) -> None:

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``mediamaker boot``: start the very bytes of a target in QEMU, and keep what was seen."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from mediamaker.cli.options import parse_seconds, size_argument
+from mediamaker.cli.output import Output
+from mediamaker.errors import ExitCode
+from mediamaker.units import MIB
+from mediamaker.vm.boot import BootResult, boot_target
+from mediamaker.vm.disk import Bus
+from mediamaker.vm.firmware import Firmware
+
+NAME = "boot"
+HELP = "boot a disk or image file in QEMU without ever writing to it"
+EXAMPLE = "mediamaker boot stick.img --firmware uefi --expect 'Windows Setup'"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("target", type=Path, metavar="TARGET", help="block device or image file")
+    parser.add_argument(
+        "--firmware",
+        required=True,
+        type=Firmware,
+        choices=list(Firmware),
+        metavar="bios|uefi",
+        help="what starts the disk: SeaBIOS or OVMF",
+    )
+    parser.add_argument(
+        "--bus",
+        type=Bus,
+        choices=list(Bus),
+        default=Bus.USB,
+        metavar="|".join(bus.value for bus in Bus),
+        help="how the disk is attached (default: usb)",
+    )
+    parser.add_argument(
+        "--expect",
+        metavar="TEXT",
+        help="text that the guest must say on its serial line or text screen; only this proves "
+        "the boot, without it the exit code is 7 and the screenshot is for you to judge",
+    )
+    parser.add_argument(
+        "--timeout", type=parse_seconds, default=120.0, metavar="S", help="seconds (default: 120)"
+    )
+    parser.add_argument(
+        "--screenshot",
+        type=Path,
+        metavar="DIR",
+        help="where logs and screenshots are kept (default: a new folder in the state folder)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=size_argument,
+        default=1024 * MIB,
+        metavar="SIZE",
+        help="memory of the machine (default: 1GiB)",
+    )
+
+
+def run(args: argparse.Namespace, output: Output) -> ExitCode:
+    """Boot, say what was seen, and whether it proves anything."""
+    directory = args.screenshot or _state_directory(args.target)
+    result = boot_target(
+        args.target,
+        args.firmware,
+        bus=args.bus,
+        expect=args.expect,
+        timeout=args.timeout,
+        directory=directory,
+        memory_size=args.memory,
+        on_event=lambda event: output.note(f"  {event.words}"),
+    )
+    output.event("boot", **_to_json(result))
+    output.result(_show(result, has_expectation=args.expect is not None))
+    return ExitCode.DONE if result.proven else ExitCode.BOOT_NOT_PROVEN
+
+
+def _state_directory(target: Path) -> Path:
+    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return state / "mediamaker" / "boot" / f"{target.name}-{stamp}"
+
+
+def _show(result: BootResult, *, has_expectation: bool) -> str:
+    lines = [f"{result.firmware.value} from {result.bus.value}: {result.words}"]
+    lines += [f"screenshot  {path}" for path in result.screenshots]
+    lines.append(f"serial log  {result.serial_log}")
+    if not has_expectation:
+        lines.append("hint: --expect TEXT names what the guest must say for a boot to be proven")
+    return "\n".join(lines)
+
+
+def _to_json(result: BootResult) -> dict[str, object]:
+    return {
+        "proven": result.proven,
+        "words": result.words,
+        "matched_line": result.matched_line,
+        "firmware": result.firmware.value,
+        "bus": result.bus.value,
+        "seconds": round(result.seconds, 3),
+        "bytes_read": result.bytes_read,
+        "screenshots": [str(path) for path in result.screenshots],
+        "serial_log": str(result.serial_log),
+        "directory": str(result.directory),
+    }

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options that several verbs share, and how their values are read."""
+
+from __future__ import annotations
+
+import argparse
+
+from mediamaker.errors import UsageError
+from mediamaker.plan.geometry import SECTOR_SIZES
+from mediamaker.plan.request import FAT32_FILE_SIZE_MAX, Layout, MediaRequest
+from mediamaker.units import MIB, format_size, parse_size
+
+_PART_SIZE_MIN = MIB
+
+
+def size_argument(text: str) -> int:
+    """A size in bytes from ``16GiB`` and the like, for argparse."""
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(f"{error.message}; {error.hint or ''}") from error
+
+
+def auto_or_size(text: str) -> int | None:
+    """As :func:`size_argument`; ``auto`` is None."""
+    return None if text.casefold() == "auto" else size_argument(text)
+
+
+def parse_seconds(text: str) -> float:
+    """A positive number of seconds, for argparse."""
+    try:
+        seconds = float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from error
+    if not 0 < seconds < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 0 and 1,000,000 seconds")
+    return seconds
+
+
+def add_media_options(parser: argparse.ArgumentParser) -> None:
+    """Options that shape the plan; verify needs the same ones as create was given."""
+    group = parser.add_argument_group("what is made")
+    group.add_argument(
+        "--layout",
+        type=Layout,
+        choices=list(Layout),
+        metavar="|".join(layout.value for layout in Layout),
+        help="how the disk is arranged (default: as suits the source)",
+    )
+    group.add_argument(
+        "--label", metavar="TEXT", help="volume label (default: made from the source's)"
+    )
+    group.add_argument(
+        "--cluster-size", type=size_argument, metavar="SIZE", help="bytes a cluster of the volume"
+    )
+    group.add_argument(
+        "--part-size",
+        type=size_argument,
+        default=FAT32_FILE_SIZE_MAX,
+        metavar="SIZE",
+        help=f"largest part of a split install.wim (default: {FAT32_FILE_SIZE_MAX} bytes)",
+    )
+
+
+def add_seed_option(parser: argparse.ArgumentParser) -> None:
+    """The seed of the disk's identities."""
+    parser.add_argument(
+        "--seed",
+        metavar="TEXT",
+        help="identities (serials, GUIDs) are made from this: the same seed gives equal bytes",
+    )
+
+
+def add_image_options(parser: argparse.ArgumentParser, *, default_size: str) -> None:
+    """The geometry of an image file."""
+    group = parser.add_argument_group("image files")
+    group.add_argument(
+        "--size",
+        type=auto_or_size,
+        default=None,
+        metavar="SIZE|auto",
+        help=f"size of the disk (default: {default_size})",
+    )
+    group.add_argument(
+        "--sector-size",
+        type=size_argument,
+        default=512,
+        metavar="BYTES",
+        help="bytes a logical sector of the disk (default: 512)",
+    )
+
+
+def media_request(args: argparse.Namespace) -> MediaRequest:
+    """The request that the options of :func:`add_media_options` make.
+
+    Raises:
+        UsageError: a part size that can't be.
+    """
+    if not _PART_SIZE_MIN <= args.part_size <= FAT32_FILE_SIZE_MAX:
+        raise UsageError(
+            f"--part-size {args.part_size}: from {format_size(_PART_SIZE_MIN)} to "
+            f"{FAT32_FILE_SIZE_MAX} bytes (what FAT32 can hold) are possible"
+        )
+    return MediaRequest(
+        layout=args.layout,
+        volume_label=args.label,
+        cluster_size=args.cluster_size,
+        part_size_max=args.part_size,
+    )
+
+
+def check_sector_size(size: int) -> int:
+    """A sector size that disks have.
+
+    Raises:
+        UsageError: it is another.
+    """
+    if size not in SECTOR_SIZES:
+        known = ", ".join(map(str, SECTOR_SIZES))
+        raise UsageError(f"--sector-size {size}: disks have one of {known}")
+    return size
