@@ -75,7 +75,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
         timeout=args.timeout,
         directory=directory,
         memory_size=args.memory,
-        on_event=lambda event: output.note(f"  {event.words}"),
+        on_event=lambda event: output.note(f"  {event.kind}: {event.text}"),
     )
     output.event("boot", **_to_json(result))
     output.result(_show(result, has_expectation=args.expect is not None))

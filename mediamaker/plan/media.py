@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mediamaker.errors import NotRepresentableError
+from mediamaker.formats.wim_file import WimFile
 from mediamaker.plan.identity import Identities
 from mediamaker.plan.request import FAT32_FILE_SIZE_MAX, MediaRequest
 from mediamaker.plan.split import split_wim
 from mediamaker.sources.tree import Entry, SourceTree
-from mediamaker.sources.wim import WimFile
 from mediamaker.units import format_size
 from mediamaker.volumes.tree import DirectoryNode, TreeItem, build_tree
 
