@@ -1,0 +1,561 @@
+; SPDX-License-Identifier: GPL-3.0-or-later
+;
+; FAT32 boot code: loads \BOOTMGR whole to 2000:0000 and hands over to it.
+;
+; Two parts. Sector 0 is the volume boot record: it finds out where the partition starts and
+; loads stage 2, which lies in the reserved area from sector 8 on (2-5 would be free too, but
+; 6 and 7 are the backups, and one run is simpler than two). Stage 2 knows FAT32.
+;
+; In:   0:7C00 holds sector 0 of the volume; DL = BIOS drive, DS:SI -> partition entry.
+; Out:  CS:IP = 2000:0000, DL = drive, SS:SP = 0:7C00, DS = ES = 0, and in memory
+;       u16 0:7C0B = bytes per sector, u32 0:7C1C = first LBA of the partition.
+; Or a message, a key, and a restart.
+;
+; References: Microsoft FAT32 File System Specification 1.03 (fatgen103); BIOS Enhanced Disk
+; Drive specification (int 13h 42h); /bootfiles/README.md for contract and memory map.
+
+        cpu     386
+        bits    16
+
+VBR             equ 0x7C00
+STATE           equ 0x7E00              ; variables, 512 bytes
+STAGE2          equ 0x9000              ; up to 12 KiB; a 4 KiB sector 0 ends at 0x8C00
+FAT_BUFFER      equ 0xC000              ; one sector, up to 4 KiB
+ROOT_BUFFER     equ 0xD000              ; one sector, up to 4 KiB
+BOOTMGR         equ 0x20000             ; linear; a 64 KiB boundary
+MEMORY_END      equ 0xA0000             ; nothing is ever loaded past this
+
+STAGE2_SECTOR   equ 8
+STAGE2_SIZE     equ stage2_end - stage2_start
+HEAD_SIGNATURE  equ "MMS2"
+TAIL_SIGNATURE  equ "2SMM"
+
+READ_TRIES      equ 5
+READ_MAX        equ 64                  ; sectors a call; some BIOSes fail above 127
+DIRECTORY_MAX   equ 65536 * 32          ; bytes: no FAT directory may be longer
+CLUSTER_END     equ 0x0FFFFFF8          ; this and above: last cluster of a chain
+
+ENTRY_TYPE      equ 4                   ; in an MBR partition entry
+ENTRY_LBA       equ 8
+ENTRY_SECTORS   equ 12
+
+ATTR_LABEL_DIR  equ 0x18                ; volume label (long names have it too), directory
+DIR_ATTR        equ 11                  ; in a directory entry
+DIR_CLUSTER_HI  equ 20
+DIR_CLUSTER_LO  equ 26
+DIR_SIZE        equ 28
+DIR_ENTRY_SIZE  equ 32
+
+        absolute VBR + 0x0B             ; BIOS parameter block, as the volume renderer fills it
+bytes_per_sector        resw 1          ; 0x0B
+sectors_per_cluster     resb 1          ; 0x0D
+reserved_sectors        resw 1          ; 0x0E
+fat_count               resb 1          ; 0x10
+root_entry_count        resw 1          ; 0x11, 0 on FAT32
+total_sectors_16        resw 1          ; 0x13
+media                   resb 1
+fat_sectors_16          resw 1          ; 0x16, 0 on FAT32
+                        resw 2
+hidden_sectors          resd 1          ; 0x1C
+total_sectors_32        resd 1          ; 0x20
+fat_sectors_32          resd 1          ; 0x24
+extended_flags          resw 1          ; 0x28
+version                 resw 1          ; 0x2A
+root_cluster            resd 1          ; 0x2C
+        absolute VBR + 0x40
+drive                   resb 1
+
+        absolute STATE
+partition_entry         resb 16         ; copy of what DS:SI pointed to
+packet:                                 ; disk address packet of int 13h 42h
+.size                   resw 1
+.count                  resw 1
+.offset                 resw 1
+.segment                resw 1
+.lba                    resd 2
+cached_fat_sector       resd 1          ; volume sector that FAT_BUFFER holds
+active_fat_sector       resd 1          ; volume sector where the FAT in use starts
+data_sector             resd 1          ; volume sector of cluster 2
+last_cluster            resd 1
+directory_left          resd 1          ; bytes until the root directory is too long
+sectors_left            resd 1          ; of BOOTMGR
+run_sector              resd 1          ; a run of neighbouring clusters: first volume sector
+run_length              resd 1          ; and its length in sectors
+destination             resd 1          ; linear address for the next sector of BOOTMGR
+        %if $ > STATE + 512
+        %error "variables outgrow their place"
+        %endif
+
+; ---------------------------------------------------------------------------------------------
+        section sector0 start=0 vstart=VBR
+
+        jmp     short start
+        nop
+        times 0x5A - ($ - $$) db 0      ; OEM name and BPB are the volume's, not ours
+
+start:
+        cli
+        xor     ax, ax
+        mov     ss, ax
+        mov     sp, VBR
+        sti
+        cld
+        mov     es, ax
+        mov     di, partition_entry     ; before anything else can overwrite it
+        mov     cx, 8
+        rep movsw
+        mov     ds, ax
+        jmp     0:.normalised           ; some loaders enter at 07C0:0000
+.normalised:
+        mov     [drive], dl
+
+        ; The entry's LBA comes first: formatters leave 0 in the BPB of a volume image. An entry
+        ; that makes no sense, or leads to no stage 2 of ours, leaves the BPB's word for it.
+        mov     si, partition_entry
+        test    byte [si], 0x7F         ; active flag: 80 or 00
+        jnz     .use_bpb
+        cmp     byte [si + ENTRY_TYPE], 0
+        je      .use_bpb
+        cmp     dword [si + ENTRY_SECTORS], 0
+        je      .use_bpb
+        mov     eax, [si + ENTRY_LBA]
+        test    eax, eax
+        jz      .use_bpb
+        call    load_stage2
+        jnc     .found
+        cmp     dword [hidden_sectors], 0
+        je      stop0                   ; never a partition's start: nothing better to try
+.use_bpb:
+        mov     eax, [hidden_sectors]
+        call    load_stage2
+        jc      stop0
+.found:
+        mov     [hidden_sectors], eax   ; for stage 2, and for BOOTMGR
+        jmp     0:stage2_entry
+
+; EAX = first LBA of the partition, kept. CF = 0: stage 2 is loaded and is ours, else SI = why.
+load_stage2:
+        mov     si, damaged0_text
+        mov     bx, [bytes_per_sector]
+        cmp     bx, 512
+        jb      .fail
+        cmp     bx, 4096                ; larger ones would overrun our buffers
+        ja      .fail
+        push    eax
+        mov     ax, STAGE2_SIZE - 1
+        xor     dx, dx
+        div     bx
+        inc     ax
+        mov     cx, ax                  ; CX = sectors of stage 2
+        pop     eax
+        mov     dword [packet.size], 16
+        mov     dword [packet.offset], STAGE2   ; and segment 0
+        mov     [packet.lba], eax
+        mov     dword [packet.lba + 4], 0
+        add     dword [packet.lba], STAGE2_SECTOR
+        adc     dword [packet.lba + 4], 0
+        mov     di, READ_TRIES
+.read:
+        mov     [packet.count], cx      ; a failed call may have changed it
+        mov     si, packet
+        mov     dl, [drive]
+        pushad
+        mov     ah, 0x42
+        int     0x13
+        popad
+        jnc     .check
+        pushad
+        xor     ax, ax                  ; reset the disk, then again
+        int     0x13
+        popad
+        dec     di
+        jnz     .read
+        mov     si, read0_text
+.fail:
+        stc
+        ret
+.check:
+        mov     si, damaged0_text
+        cmp     dword [STAGE2], HEAD_SIGNATURE
+        jne     .fail
+        cmp     dword [STAGE2 + STAGE2_SIZE - 4], TAIL_SIGNATURE
+        jne     .fail
+        clc
+        ret
+
+stop0:                                  ; SI = what went wrong
+        call    print0
+        mov     si, restart0_text
+        call    print0
+        xor     ax, ax                  ; wait for a key
+        int     0x16
+        jmp     0xFFFF:0                ; the reset vector
+
+print0:
+        lodsb
+        test    al, al
+        jz      .end
+        mov     ah, 0x0E
+        mov     bx, 0x0007
+        push    si
+        int     0x10
+        pop     si
+        jmp     short print0
+.end:
+        ret
+
+damaged0_text   db "Boot code of this volume is damaged", 0
+read0_text      db "Disk read error", 0
+restart0_text   db 13, 10, "Press any key to restart", 13, 10, 0
+
+        times 510 - ($ - $$) db 0
+        dw      0xAA55
+
+; ---------------------------------------------------------------------------------------------
+        section stage2 start=512 vstart=STAGE2
+
+stage2_start:
+        dd      HEAD_SIGNATURE
+
+; DS = ES = SS = 0, SP = 7C00; BPB, hidden_sectors and drive in memory are right.
+stage2_entry:
+        call    read_layout
+        call    find_bootmgr            ; EAX = first cluster, EDX = size
+        call    check_size              ; sectors_left
+        call    load_bootmgr
+
+        mov     ax, 0x2401              ; A20 on; where the BIOS can't, it is on already
+        int     0x15
+        xor     ax, ax
+        mov     ds, ax
+        mov     es, ax
+        mov     dl, [drive]
+        jmp     (BOOTMGR >> 4):0        ; SS:SP is 0:7C00 again: every call has returned
+
+; BPB -> active_fat_sector, data_sector, last_cluster. All "sectors" count from the volume's
+; start; 32 bits are enough for these, the disk's 64-bit LBA is made in read_sectors.
+read_layout:
+        mov     si, layout_text
+        mov     ax, [bytes_per_sector]  ; 512..4096: sector 0 has seen to it
+        mov     bx, ax
+        dec     bx
+        test    ax, bx
+        jnz     stop
+        mov     al, [sectors_per_cluster]
+        test    al, al
+        jz      stop
+        mov     bl, al
+        dec     bl
+        test    al, bl
+        jnz     stop
+        mov     ax, [root_entry_count]  ; set on FAT12 and FAT16 only
+        or      ax, [fat_sectors_16]
+        or      ax, [version]
+        jnz     stop
+        movzx   ecx, word [reserved_sectors]
+        test    cx, cx
+        jz      stop
+        movzx   ebx, byte [fat_count]
+        mov     eax, [fat_sectors_32]
+        test    eax, eax
+        jz      stop
+        mul     ebx
+        test    edx, edx
+        jnz     stop
+        test    eax, eax                ; no FAT at all
+        jz      stop
+        add     eax, ecx
+        jc      stop
+        mov     [data_sector], eax
+
+        mov     eax, [total_sectors_32]
+        test    eax, eax
+        jnz     .has_total
+        movzx   eax, word [total_sectors_16]
+.has_total:
+        sub     eax, [data_sector]
+        jb      stop
+        xor     edx, edx
+        movzx   ebx, byte [sectors_per_cluster]
+        div     ebx
+        inc     eax                     ; clusters are numbered from 2
+        mov     [last_cluster], eax
+
+        mov     eax, ecx                ; first FAT
+        movzx   edx, word [extended_flags]
+        test    dl, 0x80                ; bit 7: not mirrored, bits 0-3 name the FAT in use
+        jz      .mirrored
+        and     dx, 0x0F
+        cmp     dl, [fat_count]
+        jae     stop
+        push    eax
+        mov     eax, [fat_sectors_32]
+        mul     edx
+        pop     edx
+        add     eax, edx
+.mirrored:
+        mov     [active_fat_sector], eax
+        mov     dword [cached_fat_sector], -1
+        ret
+
+; -> EAX = first cluster and EDX = size in bytes of \BOOTMGR.
+find_bootmgr:
+        mov     dword [directory_left], DIRECTORY_MAX
+        mov     eax, [root_cluster]
+        and     eax, 0x0FFFFFFF
+.cluster:                               ; EAX = cluster of the root directory
+        mov     si, root_text
+        push    eax
+        call    cluster_to_sector
+        movzx   cx, byte [sectors_per_cluster]
+.sector:                                ; EAX = sector, CX = sectors left in this cluster
+        mov     si, root_text
+        movzx   ebx, word [bytes_per_sector]
+        sub     [directory_left], ebx   ; a chain that loops ends here
+        jb      stop
+        push    eax
+        push    cx
+        mov     edi, ROOT_BUFFER
+        mov     cx, 1
+        call    read_sectors
+        mov     bx, ROOT_BUFFER
+        mov     dx, [bytes_per_sector]
+        add     dx, bx
+.entry:
+        mov     si, missing_text
+        cmp     byte [bx], 0            ; no entries after this one
+        je      stop
+        test    byte [bx + DIR_ATTR], ATTR_LABEL_DIR
+        jnz     .next
+        mov     si, bx
+        mov     di, bootmgr_name
+        mov     cx, 11
+        repe cmpsb
+        je      .found                  ; a deleted entry (E5) never gets here
+.next:
+        add     bx, DIR_ENTRY_SIZE
+        cmp     bx, dx
+        jb      .entry
+        pop     cx
+        pop     eax
+        inc     eax
+        loop    .sector
+        pop     eax
+        mov     si, root_text
+        call    next_cluster
+        cmp     eax, CLUSTER_END
+        jb      .cluster
+        mov     si, missing_text
+        jmp     stop
+.found:
+        mov     ax, [bx + DIR_CLUSTER_HI]
+        shl     eax, 16
+        mov     ax, [bx + DIR_CLUSTER_LO]
+        and     eax, 0x0FFFFFFF
+        mov     edx, [bx + DIR_SIZE]
+        add     sp, 2 + 4 + 4           ; sector count, sector, cluster
+        ret
+
+; EDX = size of BOOTMGR: must fit between 2000:0000 and the extended BIOS data area, in whole
+; sectors. EAX kept.
+check_size:
+        push    eax
+        mov     si, empty_text
+        test    edx, edx
+        jz      stop
+        mov     si, large_text
+        cmp     edx, MEMORY_END - BOOTMGR
+        ja      stop
+        movzx   ebx, word [bytes_per_sector]
+        lea     eax, [edx + ebx - 1]
+        xor     edx, edx
+        div     ebx
+        mov     [sectors_left], eax
+        mul     ebx
+        lea     ebx, [eax + BOOTMGR]    ; end of what will be loaded
+        int     0x12                    ; KiB of base memory
+        movzx   eax, ax
+        shl     eax, 10
+        movzx   ecx, word [0x040E]      ; EBDA segment; int 12h of some BIOSes forgets it
+        shl     ecx, 4
+        cmp     ecx, BOOTMGR            ; 0 or nonsense: no EBDA
+        jbe     .no_ebda
+        cmp     ecx, eax
+        jae     .no_ebda
+        mov     eax, ecx
+.no_ebda:
+        cmp     ebx, eax
+        ja      stop
+        pop     eax
+        ret
+
+; EAX = first cluster of BOOTMGR, sectors_left = its length, at least 1. Neighbouring clusters
+; are read in one go. The chain must be as long as the file: one that loops is never at its
+; end when the file is.
+load_bootmgr:
+        mov     dword [destination], BOOTMGR
+.run:                                   ; EAX = first cluster of a run
+        mov     si, chain_text
+        mov     ebp, eax
+        call    cluster_to_sector
+        mov     [run_sector], eax
+        mov     dword [run_length], 0
+.extend:                                ; EBP = cluster to add to the run
+        movzx   ecx, byte [sectors_per_cluster]
+        add     [run_length], ecx
+        mov     eax, ebp
+        call    next_cluster            ; keeps EBP and SI
+        mov     ecx, [sectors_left]
+        cmp     [run_length], ecx
+        jae     .last_run
+        inc     ebp
+        cmp     eax, ebp
+        jne     .end_run
+        cmp     eax, [last_cluster]
+        jbe     .extend
+        jmp     stop
+.end_run:
+        push    eax
+        call    load_run
+        pop     eax
+        jmp     .run
+.last_run:
+        cmp     eax, CLUSTER_END
+        jb      stop
+        mov     [run_length], ecx       ; the tail of the last cluster is not the file's
+        ; fall through
+
+; Reads run_sector, run_length to destination; sectors_left goes down. No call crosses a 64 KiB
+; boundary: older BIOSes and their DMA can't.
+load_run:
+        movzx   ebx, word [bytes_per_sector]
+        movzx   eax, word [destination]
+        neg     eax
+        add     eax, 0x10000            ; bytes up to the boundary: 1 sector at least
+        xor     edx, edx
+        div     ebx
+        cmp     eax, READ_MAX
+        jbe     .within_call
+        mov     eax, READ_MAX
+.within_call:
+        cmp     eax, [run_length]
+        jbe     .within_run
+        mov     eax, [run_length]
+.within_run:
+        mov     ecx, eax
+        mov     eax, [run_sector]
+        mov     edi, [destination]
+        call    read_sectors
+        add     [run_sector], ecx
+        sub     [sectors_left], ecx
+        mov     eax, ecx
+        mul     ebx
+        add     [destination], eax
+        sub     [run_length], ecx
+        jnz     load_run
+        ret
+
+; EAX = cluster -> EAX = its first sector. Not a cluster of this volume: stops with SI.
+cluster_to_sector:
+        cmp     eax, 2
+        jb      stop
+        cmp     eax, [last_cluster]
+        ja      stop
+        sub     eax, 2
+        movzx   ecx, byte [sectors_per_cluster]
+        mul     ecx
+        add     eax, [data_sector]
+        ret
+
+; EAX = cluster -> EAX = what its FAT entry says, 28 bits. A free, reserved or bad value is
+; caught by whoever uses it as a cluster. Keeps EBP and SI.
+next_cluster:
+        movzx   ebx, word [bytes_per_sector]
+        shr     ebx, 2                  ; FAT entries a sector
+        xor     edx, edx
+        div     ebx
+        cmp     eax, [fat_sectors_32]
+        jae     stop
+        push    dx
+        add     eax, [active_fat_sector]
+        cmp     eax, [cached_fat_sector]
+        je      .cached
+        mov     [cached_fat_sector], eax
+        mov     edi, FAT_BUFFER
+        mov     cx, 1
+        call    read_sectors
+.cached:
+        pop     bx
+        shl     bx, 2
+        mov     eax, [bx + FAT_BUFFER]
+        and     eax, 0x0FFFFFFF
+        ret
+
+; Volume sector EAX, CX sectors, to linear address EDI (a multiple of 16). Keeps all registers.
+read_sectors:
+        pushad
+        xor     edx, edx
+        add     eax, [hidden_sectors]
+        adc     edx, 0                  ; a volume may reach past 2 TiB though it starts below
+        mov     [packet.lba], eax
+        mov     [packet.lba + 4], edx
+        mov     word [packet.size], 16
+        mov     word [packet.offset], 0
+        shr     edi, 4
+        mov     [packet.segment], di
+        mov     di, READ_TRIES
+.read:
+        mov     [packet.count], cx      ; a failed call may have changed it
+        mov     si, packet
+        mov     dl, [drive]
+        pushad
+        mov     ah, 0x42
+        int     0x13
+        popad
+        jnc     .done
+        pushad
+        xor     ax, ax                  ; reset the disk, then again
+        int     0x13
+        popad
+        dec     di
+        jnz     .read
+        mov     si, read_text
+        jmp     stop
+.done:
+        popad
+        ret
+
+stop:                                   ; SI = what went wrong
+        call    print
+        mov     si, restart_text
+        call    print
+        xor     ax, ax                  ; wait for a key
+        int     0x16
+        jmp     0xFFFF:0                ; the reset vector
+
+print:
+        lodsb
+        test    al, al
+        jz      .end
+        mov     ah, 0x0E
+        mov     bx, 0x0007
+        push    si
+        int     0x10
+        pop     si
+        jmp     short print
+.end:
+        ret
+
+bootmgr_name    db "BOOTMGR    "
+missing_text    db "BOOTMGR is missing", 0
+empty_text      db "BOOTMGR is empty", 0
+large_text      db "BOOTMGR is too large", 0
+chain_text      db "BOOTMGR is damaged: its cluster chain is wrong", 0
+root_text       db "Root directory is damaged: its cluster chain is wrong", 0
+layout_text     db "Not a FAT32 volume, or its boot sector is damaged", 0
+read_text       db "Disk read error", 0
+restart_text    db 13, 10, "Press any key to restart", 13, 10, 0
+
+        times (512 + 508 - ($ - $$) % 512) % 512 db 0
+        dd      TAIL_SIGNATURE          ; the last bytes of whole 512-byte sectors
+stage2_end:

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Builds the stand-ins for BOOTMGR and bootx64.efi, each with a token of its own.
+
+A test that sees the token knows that *this* build was started as the real program must be,
+and not one left over from an earlier run. Nothing here is shipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+import struct
+import subprocess
+import tempfile
+import zlib
+from pathlib import Path
+
+from mediamaker.errors import ToolError, UsageError
+
+HERE = Path(__file__).resolve().parent
+
+BOOTMGR_MAGIC = b"MEDIAMAKER-BIOS!"
+BOOTX64_MAGIC = b"MEDIAMAKER-UEFI!"
+TOKEN_SIZE_MAX = 32
+"""Keeps the UEFI verdict under 80 columns, where the firmware's serial console breaks lines."""
+
+_TOKEN_RE = re.compile(rf"[A-Za-z0-9-]{{1,{TOKEN_SIZE_MAX}}}")
+_HEADER = struct.Struct("<II40s")  # length, CRC-32 with itself zero, token
+_CRC_OFFSET = 4
+
+
+def build_bootmgr(token: str, *, size: int = 493_000) -> bytes:
+    """A BOOTMGR of ``size`` bytes that says ``token`` when it was started by the contract.
+
+    The default is as big as today's real ones and on purpose not a whole number of sectors.
+
+    Raises:
+        ToolError: nasm is missing or failed.
+        UsageError: a token or a size that can't be.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        output = Path(name) / "bootmgr"
+        _run(
+            ["nasm", "-Werror", "-f", "bin", "-o", str(output), str(HERE / "bootmgr.asm")],
+            package="nasm",
+        )
+        program = output.read_bytes()
+    if size < len(program):
+        raise UsageError(f"stand-in BOOTMGR: {size} bytes are fewer than its {len(program)}")
+    # Filling that never repeats: a sector read twice, or in the wrong place, must show.
+    filling = hashlib.shake_256(b"mediamaker stand-in BOOTMGR").digest(size - len(program))
+    built = _patch(program + filling, BOOTMGR_MAGIC, token)
+    # What loaders and tools recognise BOOTMGR by, and the boot sector mark that it lacks.
+    if built[0] != 0xE9 or built[2] != 0x01 or built[510:512] == b"\x55\xaa":
+        raise ToolError("stand-in BOOTMGR: does not start like a BOOTMGR")
+    return built
+
+
+def build_bootx64(token: str, work_dir: Path) -> bytes:
+    """A PE32+ UEFI application that says ``token`` when its volume is whole.
+
+    ``work_dir`` takes the object file and the program. See ``bootx64.c`` for what it reads
+    from its volume (``\\standin.sum``, ``\\standin.tok``).
+
+    Raises:
+        ToolError: gcc or ld is missing or failed.
+        UsageError: a token that can't be.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    compiled, linked = work_dir / "bootx64.o", work_dir / "bootx64.efi"
+    # Without the last option memset's own loop would be compiled into a call of memset.
+    compile_options = shlex.split(
+        "-std=c11 -O2 -Wall -Wextra -Werror -m64 -ffreestanding -fshort-wchar -fpie"
+        " -fvisibility=hidden -fno-stack-protector -mno-red-zone -fcf-protection=none"
+        " -fno-asynchronous-unwind-tables -fno-ident -fno-tree-loop-distribute-patterns"
+    )
+    link_options = shlex.split(
+        "-m i386pep --subsystem 10 -e efi_main --image-base 0 -s --no-insert-timestamp"
+    )
+    _run(
+        ["gcc", *compile_options, "-c", "-o", str(compiled), str(HERE / "bootx64.c")],
+        package="gcc",
+    )
+    script = str(HERE / "bootx64.ld")
+    _run(
+        ["ld", *link_options, "-T", script, "-o", str(linked), str(compiled)],
+        package="binutils",
+    )
+    return _patch(linked.read_bytes(), BOOTX64_MAGIC, token)
+
+
+def _patch(program: bytes, magic: bytes, token: str) -> bytes:
+    """``program`` with length, token and CRC-32 in the header that follows ``magic``."""
+    if not _TOKEN_RE.fullmatch(token):
+        raise UsageError(
+            f"stand-in token {token!r}: 1 to {TOKEN_SIZE_MAX} letters, digits and hyphens wanted"
+        )
+    if program.count(magic) != 1:
+        raise ToolError(f"stand-in: {magic!r} is there {program.count(magic)} times, not once")
+    offset = program.index(magic) + len(magic)
+    patched = bytearray(program)
+    _HEADER.pack_into(patched, offset, len(program), 0, token.encode("ascii"))
+    struct.pack_into("<I", patched, offset + _CRC_OFFSET, zlib.crc32(patched))
+    return bytes(patched)
+
+
+def _run(arguments: list[str], *, package: str) -> None:
+    try:
+        done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise ToolError(
+            f"{arguments[0]} is not installed", hint=f"apt-get install {package}"
+        ) from error
+    if done.returncode:
+        raise ToolError(f"{' '.join(arguments)} failed:\n{done.stdout}{done.stderr}")
