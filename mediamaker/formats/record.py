@@ -79,18 +79,21 @@ def record(*, size: int) -> Callable[[type[T]], type[T]]:
 
     def decorate(cls: type[T]) -> type[T]:
         made = dataclasses.dataclass(frozen=True, slots=True, kw_only=True)(cls)
+        specs = _collect_specs(made)
         end, last = 0, "the start"
-        for spec in sorted(_specs(made).values(), key=lambda spec: spec.offset):
+        for spec in sorted(specs.values(), key=lambda spec: spec.offset):
             if spec.offset < end or spec.offset + spec.size > size:
                 raise TypeError(f"{cls.__name__}: {spec.spec_name} overlaps {last} or the end")
             end, last = spec.offset + spec.size, spec.spec_name
         _SIZES[made] = size
+        _SPECS[made] = specs
         return made
 
     return decorate
 
 
 _SIZES: dict[type, int] = {}
+_SPECS: dict[type, dict[str, FieldSpec]] = {}
 
 
 def record_size(cls: type) -> int:
@@ -107,7 +110,7 @@ def parse_record(cls: type[T], data: bytes | memoryview, *, what: str) -> T:
     if len(data) < _SIZES[cls]:
         raise FormatError(f"{what}: expected {_SIZES[cls]} bytes, got {len(data)}")
     values: dict[str, Any] = {}
-    for name, spec in _specs(cls).items():
+    for name, spec in _SPECS[cls].items():
         piece = bytes(data[spec.offset : spec.offset + spec.size])
         values[name] = int.from_bytes(piece, "little") if spec.is_integer else piece
     return cls(**values)
@@ -121,7 +124,7 @@ def pack_record(value: Any) -> bytes:
     """
     cls = type(value)
     packed = bytearray(_SIZES[cls])
-    for name, spec in _specs(cls).items():
+    for name, spec in _SPECS[cls].items():
         item = getattr(value, name)
         if spec.is_integer:
             try:
@@ -141,7 +144,7 @@ def pack_record(value: Any) -> bytes:
     return bytes(packed)
 
 
-def _specs(cls: type) -> dict[str, FieldSpec]:
+def _collect_specs(cls: type) -> dict[str, FieldSpec]:
     return {
         field.name: field.metadata[_METADATA_KEY]
         for field in dataclasses.fields(cls)
