@@ -7,19 +7,19 @@ as extents of the source, which Setup takes by the name install.swm.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mediamaker.errors import NotRepresentableError
-from mediamaker.formats.wim_file import WimFile
 from mediamaker.plan.identity import Identities
 from mediamaker.plan.request import FAT32_FILE_SIZE_MAX, MediaRequest
 from mediamaker.plan.split import split_wim
+from mediamaker.sources.kinds import SourceWim
 from mediamaker.sources.tree import Entry, SourceTree
 from mediamaker.units import format_size
 from mediamaker.volumes.tree import DirectoryNode, TreeItem, build_tree
 
-INSTALL_WIM = ("sources", "install.wim")
+Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +31,25 @@ class Media:
 
 
 def build_media(
-    tree: SourceTree, install_wim: WimFile | None, request: MediaRequest, identities: Identities
+    tree: SourceTree,
+    install_wims: Sequence[SourceWim],
+    request: MediaRequest,
+    identities: Identities,
 ) -> Media:
-    """The tree of the stick; ``install_wim`` is needed when sources/install.wim is too large.
+    """The tree of the stick; of ``install_wims`` those that are too large are split.
 
     Raises:
         NotRepresentableError: a file over the limit that can't be split; names it.
     """
     notes: list[str] = []
-    items = list(_items(tree, install_wim, request, identities, notes))
+    wims = {source.entry.path: source for source in install_wims}
+    items = list(_items(tree, wims, request, identities, notes))
     return Media(build_tree(items), tuple(notes))
 
 
 def _items(
     tree: SourceTree,
-    install_wim: WimFile | None,
+    wims: Mapping[Path, SourceWim],
     request: MediaRequest,
     identities: Identities,
     notes: list[str],
@@ -54,51 +58,34 @@ def _items(
     for entry in tree.entries:
         if entry.is_dir:
             yield TreeItem(entry.path, None, entry.modified_ns)
-        elif _is_install_wim(entry) and entry.size > limit:
-            yield from _split(entry, install_wim, request, identities, notes)
+        elif entry.path in wims and entry.size > limit and not wims[entry.path].wim.part_count > 1:
+            yield from _split(wims[entry.path], limit, identities, notes)
         else:
             _check_size(entry)
             yield TreeItem(entry.path, entry.pieces, entry.modified_ns)
 
 
 def _split(
-    entry: Entry,
-    install_wim: WimFile | None,
-    request: MediaRequest,
-    identities: Identities,
-    notes: list[str],
+    source: SourceWim, limit: int, identities: Identities, notes: list[str]
 ) -> Iterator[TreeItem]:
-    if install_wim is None:
-        raise NotRepresentableError(
-            f"{entry.path_text} has {format_size(entry.size)} and could not be read as a WIM"
-        )
-    guid = identities.derive_guid("split WIM", install_wim.header.guid)
-    parts = split_wim(install_wim, entry.pieces, guid, request.part_size_max)
+    entry = source.entry
+    guid = identities.derive_guid("split WIM", source.wim.header.guid)
+    parts = split_wim(source.wim, entry.pieces, guid, limit)
     sizes = ", ".join(f"{part.name} {format_size(part.size)}" for part in parts)
+    limit_text = "4 GiB - 1" if limit == FAT32_FILE_SIZE_MAX else format_size(limit)
     notes.append(
-        f"{entry.path_text} has {format_size(entry.size)}, FAT32 holds at most 4 GiB - 1 a file: "
-        f"split into {len(parts)} parts ({sizes}) without copying or recompressing"
+        f"{entry.path_text} has {format_size(entry.size)}, a file may have {limit_text}: "
+        f"split into {len(parts)} parts ({sizes}), without copying or recompressing"
     )
     for part in parts:
         yield TreeItem((*entry.path[:-1], part.name), part.pieces, entry.modified_ns)
 
 
 def _check_size(entry: Entry) -> None:
-    if entry.size <= FAT32_FILE_SIZE_MAX:
-        return
-    hint = "FAT32 is the only file system that mediamaker writes so far"
-    if entry.path[-1].casefold().endswith(".esd"):
-        hint = (
-            "a solid image can't be split yet: recompress it with `wimlib-imagex export "
-            f"{entry.path[-1]} all install.wim --compress=LZX`, put that in a copy of the tree "
-            "and give the folder as the source"
+    if entry.size > FAT32_FILE_SIZE_MAX:
+        raise NotRepresentableError(
+            f"{entry.path_text} has {entry.size} bytes ({format_size(entry.size)}), "
+            f"FAT32 holds at most {FAT32_FILE_SIZE_MAX} a file",
+            hint="only an install.wim can be split; leave the file out: copy the tree without it "
+            "into a folder and give that as the source",
         )
-    raise NotRepresentableError(
-        f"{entry.path_text} has {entry.size} bytes ({format_size(entry.size)}), "
-        f"FAT32 holds at most {FAT32_FILE_SIZE_MAX} a file",
-        hint=hint,
-    )
-
-
-def _is_install_wim(entry: Entry) -> bool:
-    return tuple(name.casefold() for name in entry.path) == INSTALL_WIM
