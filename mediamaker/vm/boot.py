@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Start a disk in a virtual machine and judge what is seen.
+
+A boot is proven by one thing: text that the caller expects and that the guest said, on its serial
+line or on a VGA text screen. Nothing else proves it, neither a picture nor bytes that were read;
+those are kept for people to look at, and the verdict says so.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mediamaker.errors import UsageError
+from mediamaker.units import MIB, format_size
+from mediamaker.vm.disk import Bus, Disk
+from mediamaker.vm.firmware import Firmware
+from mediamaker.vm.machine import Machine, MachineEvent
+from mediamaker.vm.screen import find_line
+
+_POLL_PERIOD = 1.0
+_MANY_RESETS = 3
+# Each is how a line starts in which firmware or a boot loader gives up. What follows needs a
+# person, so waiting any longer is of no use. The banner of the UEFI shell is not among them, only
+# its prompt: a startup.nsh on the disk may go on.
+_FAILURES = tuple(
+    (meaning, re.compile(rf"^[ \t]*(?:{pattern}).*", re.IGNORECASE | re.MULTILINE))
+    for meaning, pattern in (
+        ("the firmware found nothing to start", r"(?:BdsDxe: )?No bootable (?:device|option)"),
+        ("the firmware could not start the disk", r"Boot failed\b"),
+        ("the firmware found no loader and opened its shell", r"Shell>"),
+        ("a boot record gave up", r"(?:BOOTMGR|NTLDR) is (?:missing|compressed)"),
+        ("a boot record gave up", r"(?:A )?disk (?:read )?error|Error loading operating system"),
+        ("a boot record gave up", r"(?:Missing|No) operating system|Operating system not found"),
+        ("the MBR gave up", r"(?:Invalid|No active|No bootable) partition"),
+        ("the disk says that it is not bootable", r"This is not a bootable disk|Non-system disk"),
+        ("ISOLINUX or SYSLINUX gave up", r"(?:isolinux|syslinux):.*(?:error|fail|corrupt|missing)"),
+        ("GRUB did not find its files", r"grub rescue>"),
+        ("Windows Boot Manager reports an error", r"Status: 0x[0-9a-f]{8}"),
+        ("the kernel panicked", r"(?:\[[ 0-9.]+\] )?Kernel panic - not syncing"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BootResult:
+    """What one start of a disk showed; ``words`` is the verdict as a sentence for people."""
+
+    proven: bool
+    words: str
+    matched_line: str | None
+    firmware: Firmware
+    bus: Bus
+    seconds: float
+    bytes_read: int
+    reset_count: int
+    screenshots: tuple[Path, ...]
+    serial_log: Path
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True)
+class _Sight:
+    """What ended the watch."""
+
+    proven: bool
+    words: str
+    line: str | None = None
+
+
+def boot_target(
+    path: Path,
+    firmware: Firmware,
+    *,
+    bus: Bus = Bus.USB,
+    expect: str | None = None,
+    timeout: float = 120.0,
+    still_for: float = 15.0,
+    directory: Path,
+    label: str | None = None,
+    memory_size: int = 1024 * MIB,
+    cpus: int = 1,
+    logical_sector_size: int = 512,
+    on_event: Callable[[MachineEvent], None] | None = None,
+) -> BootResult:
+    """Start the bytes at ``path`` and watch until ``expect`` is seen, or nothing is left to see.
+
+    The target is never written. The watch ends when ``expect`` appears; at a line in which
+    firmware or a loader gives up; when the machine goes off or resets time and again; without
+    ``expect`` when the screen has been still and the disk idle for ``still_for`` seconds; and
+    after ``timeout`` seconds. A screenshot is taken at the end.
+
+    Raises:
+        SourceError: the target can't be read.
+        ToolError: QEMU or the firmware is missing, or QEMU failed.
+    """
+    if expect is not None and not expect.strip():
+        raise UsageError("an empty text is on every screen", hint="name a text with --expect")
+    disk = Disk(path, bus, logical_sector_size=logical_sector_size)
+    with Machine(
+        label or f"boot-{firmware.value}-{bus.value}",
+        [disk],
+        firmware=firmware,
+        directory=directory,
+        memory_size=memory_size,
+        cpus=cpus,
+        on_event=on_event,
+    ) as machine:
+        sight = _watch(machine, expect, timeout=timeout, still_for=still_for)
+        machine.screenshot("end")
+        bytes_read = machine.block_stats().bytes_read
+        # QEMU does not count what is read from its SD card.
+        counted = "" if bus is Bus.SD else f"; {format_size(bytes_read)} were read from the disk"
+        if machine.reset_count:
+            counted += f"; the guest reset itself {machine.reset_count} times"
+        return BootResult(
+            proven=sight.proven,
+            words=sight.words + counted,
+            matched_line=sight.line,
+            firmware=firmware,
+            bus=bus,
+            seconds=machine.seconds,
+            bytes_read=bytes_read,
+            reset_count=machine.reset_count,
+            screenshots=tuple(machine.screenshots),
+            serial_log=machine.serial_log,
+            directory=machine.directory,
+        )
+
+
+def _watch(machine: Machine, expect: str | None, *, timeout: float, still_for: float) -> _Sight:
+    """Look about each second until there is a verdict."""
+    deadline = time.monotonic() + timeout
+    stillness = _Stillness(machine)
+    while True:
+        machine.poll()
+        sight = _judge(machine, expect)
+        if sight is not None:
+            return sight
+        if expect is None and stillness.measure() >= still_for:
+            return _Sight(
+                proven=False,
+                words="not proven: nothing to expect was named, and the screen has come to rest: "
+                "look at the screenshot",
+            )
+        left = deadline - time.monotonic()
+        if left <= 0:
+            missing = (
+                "nothing to expect was named: look at the screenshot"
+                if expect is None
+                else f"{expect!r} did not appear within {timeout:g} s"
+            )
+            return _Sight(proven=False, words=f"not proven: {missing}")
+        time.sleep(min(_POLL_PERIOD, left))
+
+
+def _judge(machine: Machine, expect: str | None) -> _Sight | None:
+    """The verdict on what there is to see now, if it allows one."""
+    places = (("the serial line", machine.serial_text()), ("the screen", machine.screen_text()))
+    if expect is not None:
+        for place, text in places:
+            line = find_line(text, expect)
+            if line is not None:
+                return _Sight(proven=True, words=f"proven: {place} says {line!r}", line=line)
+    for place, text in places:
+        for meaning, pattern in _FAILURES:
+            match = pattern.search(text)
+            if match is not None:
+                words = f"not proven: {meaning}: {place} says {match[0].strip()!r}"
+                return _Sight(proven=False, words=words)
+    if machine.is_off:
+        return _Sight(proven=False, words="not proven: the guest switched itself off")
+    if machine.reset_count >= _MANY_RESETS:
+        return _Sight(proven=False, words="not proven: the guest resets itself again and again")
+    return None
+
+
+class _Stillness:
+    """How long neither the screen nor the disk has shown any activity."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._picture = machine.picture()
+        self._reads = 0
+        self._since = time.monotonic()
+
+    def measure(self) -> float:
+        picture, reads = self._machine.picture(), self._machine.block_stats().reads
+        if reads != self._reads or not picture.is_like(self._picture):
+            self._since = time.monotonic()
+        self._picture, self._reads = picture, reads
+        return time.monotonic() - self._since

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A disk of a virtual machine: which bytes, on which bus, and the promise not to write them.
+
+QEMU never gets a path. We open the file or block device ourselves and hand over a descriptor
+(QEMU's ``fdset``); for a snapshot it is read-only, so that the kernel, and not an option that
+somebody may forget, keeps the guest's writes away from the target: they go to an overlay without
+a name that ends with the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from mediamaker.errors import SourceError, UsageError
+
+
+class Bus(StrEnum):
+    """How the disk is attached."""
+
+    USB = "usb"
+    AHCI = "ahci"
+    NVME = "nvme"
+    VIRTIO = "virtio"
+    SD = "sd"
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """One disk of a machine; the bytes at ``path`` are the disk, whatever they look like."""
+
+    path: Path
+    bus: Bus = Bus.USB
+    snapshot: bool = True
+    logical_sector_size: int = 512
+    serial: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenDisk:
+    """A disk with the descriptor that QEMU inherits."""
+
+    disk: Disk
+    fd: int
+    is_block_device: bool
+
+
+@contextmanager
+def open_disk(disk: Disk) -> Iterator[OpenDisk]:
+    """The bytes of a disk, open until the block ends; read-only where the disk is a snapshot.
+
+    Raises:
+        SourceError: missing, not readable, empty, or neither a file nor a block device.
+        UsageError: the bus can't carry a disk of this size or sector size.
+    """
+    try:
+        fd = os.open(disk.path, (os.O_RDONLY if disk.snapshot else os.O_RDWR) | os.O_CLOEXEC)
+    except OSError as error:
+        raise SourceError(f"{disk.path} can't be opened as a disk: {error.strerror}") from error
+    try:
+        mode = os.fstat(fd).st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+            raise SourceError(f"{disk.path} is neither a file nor a block device")
+        size = os.lseek(fd, 0, os.SEEK_END)
+        if size == 0:
+            raise SourceError(f"{disk.path} is empty: no disk to start from")
+        _check_bus(disk, size)
+        yield OpenDisk(disk, fd, stat.S_ISBLK(mode))
+    finally:
+        os.close(fd)
+
+
+def _check_bus(disk: Disk, size: int) -> None:
+    """Raise UsageError for what QEMU's model of the bus can't be."""
+    if disk.logical_sector_size != 512 and disk.bus in (Bus.AHCI, Bus.SD):
+        raise UsageError(
+            f"a disk on {disk.bus.value} has sectors of 512 bytes, not {disk.logical_sector_size}",
+            hint="use --bus usb, nvme or virtio for disks with other sector sizes",
+        )
+    if disk.bus is Bus.SD and size & (size - 1):
+        raise UsageError(
+            f"{disk.path} has {size} bytes, and an SD card in QEMU must have a power of two",
+            hint="use --bus usb, which takes any size",
+        )
+
+
+def pack_arguments(opened: OpenDisk, index: int) -> list[str]:
+    """QEMU's arguments for one disk; the first (``index`` 0) is the one to start from."""
+    disk = opened.disk
+    drive_id = f"disk{index}"
+    drive = [
+        "if=none",
+        f"id={drive_id}",
+        "driver=raw",
+        f"file.driver={'host_device' if opened.is_block_device else 'file'}",
+        f"file.filename=/dev/fdset/{index}",
+        # The file may be open elsewhere (a stick just written, a loop device); we only read it.
+        f"file.locking={'off' if disk.snapshot else 'auto'}",
+        f"snapshot={'on' if disk.snapshot else 'off'}",
+    ]
+    if not disk.snapshot:
+        # QEMU would first open it for reading and, when the guest writes, open it again.
+        drive += ["auto-read-only=off", "file.auto-read-only=off"]
+    common = [f"drive={drive_id}"]
+    if disk.bus is not Bus.SD:
+        common.append(f"bootindex={index}")
+        if disk.logical_sector_size != 512:
+            common.append(f"logical_block_size={disk.logical_sector_size}")
+            common.append(f"physical_block_size={disk.logical_sector_size}")
+        # NVMe has no default, and people search for the serial of the stick they made.
+        serial = disk.serial or f"MEDIAMAKER{index}"
+        common.append(f"serial={serial.replace(',', ',,')}")
+    return [
+        "-add-fd",
+        f"fd={opened.fd},set={index}",
+        "-drive",
+        ",".join(drive),
+        *_pack_devices(disk.bus, index, ",".join(common)),
+    ]
+
+
+def _pack_devices(bus: Bus, index: int, common: str) -> list[str]:
+    """A controller of the disk's own, and the disk on it."""
+    controller_id = f"bus{index}"
+    match bus:
+        case Bus.USB:
+            return [
+                "-device",
+                f"qemu-xhci,id={controller_id}",
+                "-device",
+                f"usb-storage,bus={controller_id}.0,removable=on,{common}",
+            ]
+        case Bus.AHCI:
+            return [
+                "-device",
+                f"ich9-ahci,id={controller_id}",
+                "-device",
+                f"ide-hd,bus={controller_id}.0,{common}",
+            ]
+        case Bus.NVME:
+            return ["-device", f"nvme,{common}"]
+        case Bus.VIRTIO:
+            return ["-device", f"virtio-blk-pci,{common}"]
+        case Bus.SD:
+            return [
+                "-device",
+                f"sdhci-pci,id={controller_id}",
+                "-device",
+                f"sd-card,{common}",
+            ]

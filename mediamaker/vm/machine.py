@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One virtual machine: started, watched, typed at, and never left behind.
+
+::
+
+    with Machine("stick", [Disk(path)], firmware=Firmware.UEFI, directory=Path("out")) as machine:
+        machine.wait_for_serial("token", timeout=60)
+        machine.screenshot("menu")
+
+Everything that a person needs to understand a failure stays in ``machine.directory``, also after
+an exception: ``serial.log``, ``qemu.log``, ``command.txt`` and each ``screenshot-*.png``.
+
+The thread that enters a machine should be the one that leaves it: where ``setpriv`` (util-linux)
+is installed QEMU is told to die with the thread that started it, so that even ``kill -9`` of
+this process leaves no machine running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from mediamaker.errors import BootError, ToolError, UsageError
+from mediamaker.units import MIB
+from mediamaker.vm.command import pack_command
+from mediamaker.vm.disk import Disk, open_disk
+from mediamaker.vm.firmware import Firmware
+from mediamaker.vm.keys import find_chord
+from mediamaker.vm.qmp import QmpClosedError, QmpConnection
+from mediamaker.vm.screen import (
+    TEXT_ADDRESS,
+    TEXT_SIZE,
+    Picture,
+    find_line,
+    pack_png,
+    parse_ppm,
+    parse_serial,
+    parse_text_screen,
+)
+
+_POLL_PERIOD = 0.25
+_START_TIMEOUT = 60.0
+_STOP_TIMEOUT = 10.0
+_LOG_TAIL_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class BlockStats:
+    """What the guest did to one disk so far."""
+
+    bytes_read: int
+    bytes_written: int
+    reads: int
+    writes: int
+
+
+@dataclass(frozen=True, slots=True)
+class MachineEvent:
+    """Something worth telling: ``kind`` is started, screenshot, keys, reset, off or stopped."""
+
+    machine: str
+    kind: str
+    text: str
+    seconds: float
+
+
+class Machine:
+    """A context manager around one QEMU process.
+
+    Args:
+        label: first part of the machine's name, which a random part makes unique.
+        disks: in boot order.
+        firmware: BIOS or UEFI.
+        directory: where the machine makes the directory of its own, by its name.
+        memory_size: bytes.
+        cpus: number of processors.
+        extra_arguments: QEMU arguments put at the end.
+        on_event: called with each MachineEvent, in the calling thread.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        disks: Sequence[Disk],
+        *,
+        firmware: Firmware,
+        directory: Path,
+        memory_size: int = 512 * MIB,
+        cpus: int = 1,
+        extra_arguments: Sequence[str] = (),
+        on_event: Callable[[MachineEvent], None] | None = None,
+    ) -> None:
+        if memory_size < 16 * MIB or memory_size % MIB:
+            raise UsageError(f"a machine needs whole MiB of memory, from 16, not {memory_size} B")
+        if cpus < 1:
+            raise UsageError(f"a machine needs at least one processor, not {cpus}")
+        self.name = f"{label}-{secrets.token_hex(3)}"
+        self.directory = directory / self.name
+        self.serial_log = self.directory / "serial.log"
+        self.qemu_log = self.directory / "qemu.log"
+        self.screenshots: list[Path] = []
+        self.reset_count = 0
+        self.is_off = False
+        self._disks = tuple(disks)
+        self._firmware = firmware
+        self._memory_size = memory_size
+        self._cpus = cpus
+        self._extra_arguments = tuple(extra_arguments)
+        self._on_event = on_event
+        self._started_at = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._qmp: QmpConnection | None = None
+
+    # Life
+
+    def __enter__(self) -> Self:
+        self.directory.mkdir(parents=True)
+        self.serial_log.touch()
+        try:
+            self._start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    @property
+    def seconds(self) -> float:
+        """How long the machine has been running."""
+        return time.monotonic() - self._started_at
+
+    def kill(self) -> None:
+        """End QEMU and everything it started, now; a second call does nothing."""
+        process, self._process = self._process, None
+        qmp, self._qmp = self._qmp, None
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            self._tell("stopped", f"QEMU ended after {self.seconds:.1f} s")
+        if qmp is not None:
+            qmp.close()
+
+    def powerdown(self, *, timeout: float) -> bool:
+        """Press the power button, wait for the guest to obey, end QEMU; whether it obeyed."""
+        self.execute("system_powerdown")
+        deadline = time.monotonic() + timeout
+        while not self.is_off and time.monotonic() < deadline:
+            time.sleep(_POLL_PERIOD)
+            self.poll()
+        self.kill()
+        return self.is_off
+
+    def _start(self) -> None:
+        self._started_at = time.monotonic()
+        with contextlib.ExitStack() as inherited:
+            ours, theirs = socket.socketpair()
+            inherited.callback(theirs.close)
+            inherited.callback(ours.close)
+            opened = [inherited.enter_context(open_disk(disk)) for disk in self._disks]
+            command = pack_command(
+                self.name,
+                opened,
+                firmware=self._firmware,
+                memory_size=self._memory_size,
+                cpus=self._cpus,
+                directory=self.directory,
+                serial_log=self.serial_log,
+                qmp_fd=theirs.fileno(),
+            )
+            command += self._extra_arguments
+            (self.directory / "command.txt").write_text(shlex.join(command) + "\n")
+            with self.qemu_log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[theirs.fileno(), *(disk.fd for disk in opened)],
+                    start_new_session=True,
+                    # The overlays of snapshots are nameless files in TMPDIR.
+                    env={**os.environ, "TMPDIR": str(self.directory.absolute())},
+                )
+            # QEMU holds the only other end now: if it ends, we hear of it.
+            qmp_socket = ours.dup()
+        try:
+            self._qmp = QmpConnection(qmp_socket, self.name, timeout=_START_TIMEOUT)
+            self._qmp.execute("cont")
+        except QmpClosedError as error:
+            raise self._explain(error) from error
+        self._tell("started", f"{self._firmware.value} machine, logs in {self.directory}")
+
+    # Watching
+
+    def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
+        """Run a QMP command; raises ToolError with the tail of QEMU's log if QEMU is gone."""
+        if self._qmp is None:
+            raise ToolError(f"machine {self.name} is not running")
+        try:
+            return self._qmp.execute(command, arguments)
+        except QmpClosedError as error:
+            raise self._explain(error) from error
+
+    def poll(self) -> None:
+        """Take in what happened: resets, power off, QEMU's own end (ToolError)."""
+        if self._qmp is None or self._process is None:
+            raise ToolError(f"machine {self.name} is not running")
+        for event in self._qmp.take_events():
+            match event["event"]:
+                case "RESET" if event["data"].get("guest"):
+                    self.reset_count += 1
+                    self._tell("reset", f"the guest reset itself ({self.reset_count})")
+                case "SHUTDOWN" if not self.is_off:
+                    self.is_off = True
+                    self._tell("off", "the guest switched itself off")
+                case _:
+                    pass
+        if self._process.poll() is not None:
+            raise self._explain(None)
+
+    def serial_text(self) -> str:
+        """Everything the guest said on its first serial line."""
+        return parse_serial(self.serial_log.read_bytes())
+
+    def screen_text(self) -> str:
+        """The characters on a VGA text screen; empty in a graphics mode.
+
+        Only a text mode is looked at: in a planar graphics mode, reading the frame buffer would
+        disturb the latches that the guest draws with.
+        """
+        if not self.picture().is_text_mode:
+            return ""
+        path = self.directory / "screen.bin"
+        try:
+            name = str(path.absolute())
+            self.execute("pmemsave", {"val": TEXT_ADDRESS, "size": TEXT_SIZE, "filename": name})
+            return parse_text_screen(path.read_bytes())
+        finally:
+            path.unlink(missing_ok=True)
+
+    def picture(self) -> Picture:
+        """What the machine shows now."""
+        path = self.directory / "screen.ppm"
+        try:
+            self.execute("screendump", {"filename": str(path.absolute())})
+            return parse_ppm(path.read_bytes())
+        finally:
+            path.unlink(missing_ok=True)
+
+    def screenshot(self, label: str) -> Path:
+        """Keep what the machine shows now as ``screenshot-NN-LABEL.png``."""
+        path = self.directory / f"screenshot-{len(self.screenshots) + 1:02}-{label}.png"
+        # PNG by our own hand: QEMU has it since 7.1 only, and only when built with libpng.
+        path.write_bytes(pack_png(self.picture()))
+        self.screenshots.append(path)
+        self._tell("screenshot", str(path))
+        return path
+
+    def block_stats(self, index: int = 0) -> BlockStats:
+        """What the guest read and wrote on a disk."""
+        for entry in self.execute("query-blockstats"):
+            if entry.get("device") == f"disk{index}":
+                stats = entry["stats"]
+                return BlockStats(
+                    bytes_read=stats["rd_bytes"],
+                    bytes_written=stats["wr_bytes"],
+                    reads=stats["rd_operations"],
+                    writes=stats["wr_operations"],
+                )
+        raise UsageError(f"machine {self.name} has no disk {index}")
+
+    def wait_for_serial(self, text: str, *, timeout: float) -> str:
+        """Wait until a line on the serial port holds ``text``, and return the line.
+
+        Raises:
+            BootError: not within ``timeout`` seconds, or the machine went off; tells the last
+                lines and where the logs are, and keeps a screenshot.
+        """
+        return self._wait_for_text(self.serial_text, text, "serial line", timeout)
+
+    def wait_for_screen_text(self, text: str, *, timeout: float) -> str:
+        """Wait until a VGA text screen shows ``text``, and return the row; as wait_for_serial."""
+        return self._wait_for_text(self.screen_text, text, "text screen", timeout)
+
+    def wait_for_still_screen(self, *, still_for: float, timeout: float) -> None:
+        """Wait until a screen that is not blank has not changed for ``still_for`` seconds.
+
+        Raises:
+            BootError: not within ``timeout`` seconds; keeps a screenshot.
+        """
+        deadline = time.monotonic() + timeout
+        last, since = self.picture(), time.monotonic()
+        while time.monotonic() < deadline:
+            time.sleep(2 * _POLL_PERIOD)
+            self.poll()
+            picture = self.picture()
+            if picture.is_blank or not picture.is_like(last):
+                last, since = picture, time.monotonic()
+            elif time.monotonic() - since >= still_for:
+                return
+        raise self._fail(f"the screen was not still within {timeout:g} s")
+
+    def _wait_for_text(
+        self, read: Callable[[], str], wanted: str, place: str, timeout: float
+    ) -> str:
+        deadline = time.monotonic() + timeout
+        while True:
+            self.poll()
+            line = find_line(read(), wanted)
+            if line is not None:
+                return line
+            if self.is_off:
+                raise self._fail(f"the machine went off without {wanted!r} on its {place}")
+            if time.monotonic() >= deadline:
+                raise self._fail(f"{wanted!r} did not appear on the {place} within {timeout:g} s")
+            time.sleep(_POLL_PERIOD)
+
+    def _fail(self, what: str) -> BootError:
+        picture = self.screenshot("failed")
+        tail = "\n".join(line[:200] for line in self.serial_text().splitlines()[-_LOG_TAIL_LINES:])
+        return BootError(
+            f"machine {self.name}: {what}; its last words on the serial line:\n{tail}",
+            hint=f"look at {picture} and {self.serial_log}",
+        )
+
+    # Typing
+
+    def send_keys(self, *keys: str) -> None:
+        """Press and release keys held together, by QMP names: ``send_keys("ctrl", "x")``."""
+        chord = [{"type": "qcode", "data": key} for key in keys]
+        self.execute("send-key", {"keys": chord, "hold-time": 20})
+        # A PC keyboard holds 16 bytes, and a guest under TCG fetches them slowly.
+        time.sleep(0.08)
+
+    def type_text(self, text: str) -> None:
+        """Type on a US keyboard; a newline is the Enter key."""
+        chords = [find_chord(character) for character in text]
+        for chord in chords:
+            self.send_keys(*chord)
+        self._tell("keys", f"typed {text!r}")
+
+    # Telling
+
+    def _explain(self, error: QmpClosedError | None) -> ToolError:
+        """QEMU is gone or mute: say how, with its own last words."""
+        code = None
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(timeout=_STOP_TIMEOUT if error is not None else 0)
+        lines = self.qemu_log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        reason = str(error) if code is None else f"QEMU ended with code {code}"
+        return ToolError(
+            f"machine {self.name}: {reason}" + "".join(f"\n{line}" for line in lines),
+            hint=f"QEMU's command and log are in {self.directory}",
+        )
+
+    def _tell(self, kind: str, text: str) -> None:
+        if self._on_event is not None:
+            self._on_event(MachineEvent(self.name, kind, text, self.seconds))
