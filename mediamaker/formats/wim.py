@@ -28,8 +28,8 @@ VERSION_SOLID = 0xE00
 """Marks a file that may hold solid resources or LZMS, which older readers can't read."""
 
 BLOB_ENTRY_SIZE = 50
-BLOB_TABLE_SIZE_MAX = 32 * MIB
-"""671,088 entries; Windows media have about 130,000. Held in memory, so it has a limit."""
+BLOB_TABLE_SIZE_MAX = 24 * MIB
+"""503,316 entries; Windows media have about 130,000. Held in memory, so it has a limit."""
 
 XML_SIZE_MAX = 4 * MIB
 CHUNK_SIZE_DEFAULT = 32 * KIB

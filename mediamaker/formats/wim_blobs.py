@@ -14,7 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from mediamaker.errors import FormatError
 from mediamaker.formats.record import pack_record, parse_record, record, u32, u64
@@ -55,6 +55,7 @@ BlobRow = tuple[int, int, int, int, int, bytes]
 """As on disk: size | flags << 56, offset, uncompressed size, part, references, SHA-1."""
 
 BLOB_ROW = struct.Struct("<QQQHI20s")
+_unpack_row = BLOB_ROW.unpack_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,11 @@ class BlobTable:
 
     def rows(self) -> Iterator[BlobRow]:
         """Every row as a plain tuple: what loops over the whole table should use."""
-        return cast("Iterator[BlobRow]", BLOB_ROW.iter_unpack(self.data))
+        return BLOB_ROW.iter_unpack(self.data)
 
     def row(self, index: int) -> BlobRow:
         """One row as a plain tuple."""
-        return cast("BlobRow", BLOB_ROW.unpack_from(self.data, index * BLOB_ENTRY_SIZE))
+        return _unpack_row(self.data, index * BLOB_ENTRY_SIZE)
 
 
 def _entry_from_row(row: BlobRow) -> BlobEntry:

@@ -121,18 +121,13 @@ def parse_wim_tables(
             f"{what}: WIM image count: expected {header.image_count} as in the header, "
             f"got {len(images)} in the XML"
         )
-    metadata = tuple(
-        table[index]
-        for index in live_indexes(table, header.part_number)
-        if table.row(index)[0] & _METADATA
-    )
+    metadata = _check_blobs(table, header, size, what)
     expected_count = header.image_count if header.part_number == 1 else 0
     if len(metadata) != expected_count:
         raise FormatError(
             f"{what}: WIM metadata resources: expected {expected_count} in part "
             f"{header.part_number}, got {len(metadata)}"
         )
-    _check_blobs(table, header, size, what)
     resources = find_solid_resources(table, header.part_number, what=what)
     if len(resources) != len(solid_headers):
         raise FormatError(
@@ -154,8 +149,8 @@ def parse_wim_tables(
     )
 
 
-def live_indexes(table: BlobTable, part_number: int) -> Iterator[int]:
-    """The indexes of the rows that name a non-solid resource of this part, in table order."""
+def live_rows(table: BlobTable, part_number: int) -> Iterator[tuple[int, BlobRow]]:
+    """The rows that name a non-solid resource of this part, with their indexes."""
     for index, row in enumerate(table.rows()):
         size_and_flags, _, uncompressed_size, part, reference_count, sha1 = row
         if (
@@ -165,7 +160,7 @@ def live_indexes(table: BlobTable, part_number: int) -> Iterator[int]:
             and sha1 != ZERO_SHA1
             and (reference_count or not size_and_flags & _METADATA)
         ):
-            yield index
+            yield index, row
 
 
 def find_solid_resources(
@@ -178,7 +173,7 @@ def find_solid_resources(
     """
     found: list[ResourceHeader] = []
     for row in table.rows():
-        if _is_solid_resource(row, part_number):
+        if row[0] & _SOLID and _is_solid_resource(row, part_number):
             if len(found) == SOLID_RESOURCE_COUNT_MAX:
                 raise FormatError(
                     f"{what}: WIM solid resources: expected at most {SOLID_RESOURCE_COUNT_MAX}, "
@@ -208,12 +203,17 @@ def _is_solid_resource(row: BlobRow, part_number: int) -> bool:
     )
 
 
-def _check_blobs(table: BlobTable, header: WimHeader, size: int, what: str) -> None:
-    """Ranges inside the file and apart from each other, sizes that are possible."""
+def _check_blobs(
+    table: BlobTable, header: WimHeader, size: int, what: str
+) -> tuple[BlobEntry, ...]:
+    """Ranges inside the file and apart from each other, sizes that are possible.
+
+    Returns the metadata rows.
+    """
     chunk_size = header.chunk_size or CHUNK_SIZE_DEFAULT
-    stored = array("I", live_indexes(table, header.part_number))
-    for index in stored:
-        size_and_flags, offset, uncompressed_size, _, _, sha1 = table.row(index)
+    stored, metadata = array("I"), array("I")
+    for index, row in live_rows(table, header.part_number):
+        size_and_flags, offset, uncompressed_size, _, _, sha1 = row
         size_in_wim = size_and_flags & SIZE_IN_WIM_MAX
         if offset < HEADER_SIZE or offset + size_in_wim > size:
             _raise_outside(what, f"resource {sha1.hex()}", table[index].resource, size)
@@ -228,13 +228,17 @@ def _check_blobs(table: BlobTable, header: WimHeader, size: int, what: str) -> N
                 f"{what}: WIM resource {sha1.hex()} of {uncompressed_size} bytes: "
                 f"expected {bound}{size_min} bytes in the file, got {size_in_wim}"
             )
+        stored.append(index)
+        if size_and_flags & _METADATA:
+            metadata.append(index)
     for index, row in enumerate(table.rows()):
-        if _is_solid_resource(row, header.part_number):
+        if row[0] & _SOLID and _is_solid_resource(row, header.part_number):
             resource = table[index].resource
             if resource.offset < HEADER_SIZE or resource.end > size:
                 _raise_outside(what, "solid resource", resource, size)
             stored.append(index)
     _check_apart(table, header, sorted_by_offset(table, stored), what)
+    return tuple(table[index] for index in metadata)
 
 
 def _compressed_size_min(uncompressed_size: int, chunk_size: int) -> int:
@@ -288,7 +292,8 @@ def _check_solid_runs(
         if row[3] != part_number or row[0] & _FREE:
             continue
         if not row[0] & _SOLID:
-            check_run()
+            if furthest:
+                check_run()
             available, furthest = 0, 0
         elif _is_solid_resource(row, part_number):
             available += next(remaining).uncompressed_size

@@ -28,7 +28,7 @@ from mediamaker.formats.wim import (
     pack_wim_header,
 )
 from mediamaker.formats.wim_blobs import BLOB_ROW
-from mediamaker.formats.wim_file import WimFile, live_indexes, sorted_by_offset
+from mediamaker.formats.wim_file import WimFile, live_rows, sorted_by_offset
 
 _METADATA = ResourceFlag.METADATA << 56
 _SPANNED = ResourceFlag.SPANNED << 56
@@ -109,8 +109,8 @@ def _assign(wim: WimFile, part_size_max: int, stem: str) -> list[_Content]:
     table = wim.blobs
     fixed_size = HEADER_SIZE + len(wim.xml)
     metadata, data = array("I"), array("I")
-    for index in live_indexes(table, wim.part_number):
-        flags = table.row(index)[0]
+    for index, row in live_rows(table, wim.part_number):
+        flags = row[0]
         if flags & _SPANNED:
             raise NotRepresentableError(
                 f"{stem}: the resource {table[index].sha1.hex()} is marked as spread over "
