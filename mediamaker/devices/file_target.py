@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An image file as a target.
+
+References: open(2), copy_file_range(2), lseek(2) (SEEK_DATA), posix_fadvise(2).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from mediamaker.devices.descriptor import Descriptor
+from mediamaker.errors import TargetRefusedError, TargetTooSmallError
+from mediamaker.units import format_size
+
+_NAME_SIZE_MAX = 255
+"""NAME_MAX of every Linux file system that matters, in bytes."""
+
+
+class FileTarget(Descriptor):
+    """An image file, sparse, that appears under its name only when :meth:`finish` is called.
+
+    Until then it is ``.NAME.mediamaker-XXXXXXXX.partial`` in the same directory, so that giving
+    it its name is atomic. (O_TMPFILE would leave no name behind after SIGKILL, but the name it
+    gets by linkat(2) can't replace an existing file.)
+    """
+
+    starts_zeroed = True
+    is_durable = False
+
+    def __init__(
+        self,
+        descriptor: int,
+        path: Path,
+        size: int,
+        logical_sector_size: int,
+        *,
+        partial_path: Path | None,
+        is_replacing: bool,
+    ) -> None:
+        super().__init__(descriptor, str(path), size, logical_sector_size)
+        self._path = path
+        self._partial_path = partial_path
+        self._is_replacing = is_replacing
+
+    @classmethod
+    def create(
+        cls, path: Path, size: int, *, logical_sector_size: int = 512, replace: bool = False
+    ) -> FileTarget:
+        """A new image file of ``size`` bytes, all zero; an existing one only with ``replace``.
+
+        Raises:
+            TargetRefusedError: the name is taken, or the directory does not let us.
+            TargetTooSmallError: the file system holds no file of that size.
+        """
+        # A link is followed, so that the new file lands beside the old one and replaces it.
+        path = Path(os.path.realpath(path))
+        mode = _check_place(path, replace=replace)
+        partial_path = path.with_name(_partial_name(path.name))
+        try:
+            descriptor = os.open(
+                partial_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
+            )
+        except OSError as error:
+            raise TargetRefusedError(
+                f"{path}: can't create a file in {path.parent}: {error.strerror}",
+                hint="name a file in an existing directory that you may write to",
+            ) from error
+        try:
+            os.ftruncate(descriptor, size)
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+        except OSError as error:
+            os.close(descriptor)
+            partial_path.unlink()
+            if error.errno not in {errno.EFBIG, errno.EINVAL, errno.ENOSPC}:
+                raise TargetRefusedError(f"{path}: {error.strerror}") from error
+            raise TargetTooSmallError(
+                f"{path}: its file system holds no file of {format_size(size)}: {error.strerror}",
+                needed_size=size,
+                available_size=0,
+                hint="put the image on another file system (FAT ends at 4 GiB)",
+            ) from error
+        return cls(
+            descriptor,
+            path,
+            size,
+            logical_sector_size,
+            partial_path=partial_path,
+            is_replacing=replace,
+        )
+
+    @classmethod
+    def open(cls, path: Path, *, logical_sector_size: int = 512) -> FileTarget:
+        """An existing image file, to be read only.
+
+        Raises:
+            TargetRefusedError: it is missing, not a regular file, or not readable.
+        """
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise TargetRefusedError(f"{path}: can't be read: {error.strerror}") from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(descriptor)
+            raise TargetRefusedError(f"{path}: not a regular file")
+        return cls(
+            descriptor,
+            path,
+            status.st_size,
+            logical_sector_size,
+            partial_path=None,
+            is_replacing=False,
+        )
+
+    def pwrite(self, offset: int, buffer: memoryview) -> int:
+        """pwrite(2)."""
+        return os.pwrite(self._descriptor, buffer, offset)
+
+    def copy_from(self, descriptor: int, source_offset: int, offset: int, size: int) -> int:
+        """copy_file_range(2); shares the blocks where the file system can (XFS, btrfs)."""
+        return os.copy_file_range(descriptor, self._descriptor, size, source_offset, offset)
+
+    def data_runs(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """What is not a hole."""
+        position = start
+        while position < end:
+            try:
+                data_start = os.lseek(self._descriptor, position, os.SEEK_DATA)
+                data_end = os.lseek(self._descriptor, data_start, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # only a hole from here to the end
+                    return
+                data_start, data_end = position, end
+            if data_start >= end:
+                return
+            yield data_start, min(end, data_end)
+            position = data_end
+
+    def drop_caches(self) -> None:
+        """Write out, then have the page cache forget it."""
+        if self._partial_path is not None:
+            self.flush()
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def is_present(self) -> bool:
+        """A file is there as long as it is open."""
+        return True
+
+    def reread_partition_table(self) -> str | None:
+        """Nobody knows of the file yet."""
+        return None
+
+    def finish(self) -> None:
+        """Flush it, give it its name, and flush the directory that holds the name."""
+        if self._partial_path is None:
+            self.close()
+            return
+        self.flush()
+        self._publish(self._partial_path)
+        self._partial_path = None
+        self.close()
+        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def abort(self) -> None:
+        """Remove what was written, unless it is finished; aborting twice is harmless."""
+        self.close()
+        partial_path, self._partial_path = self._partial_path, None
+        if partial_path is not None:
+            partial_path.unlink(missing_ok=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.abort()
+
+    def _publish(self, partial_path: Path) -> None:
+        if self._is_replacing:
+            partial_path.replace(self._path)
+            return
+        try:
+            # link(2), unlike rename(2), fails if the name was taken meanwhile.
+            self._path.hardlink_to(partial_path)
+        except FileExistsError:
+            raise _name_taken(self._path) from None
+        except OSError:
+            # FAT and some network file systems know no links; ask, then rename.
+            if self._path.exists():
+                raise _name_taken(self._path) from None
+            partial_path.rename(self._path)
+        else:
+            partial_path.unlink()
+
+
+def _partial_name(name: str) -> str:
+    suffix = f".mediamaker-{secrets.token_hex(4)}.partial"
+    room = _NAME_SIZE_MAX - len(suffix) - 1
+    return "." + os.fsdecode(os.fsencode(name)[:room]) + suffix
+
+
+def _check_place(path: Path, *, replace: bool) -> int | None:
+    """Whether a file may be put at ``path``; the mode of the one that it replaces."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise TargetRefusedError(f"{path}: {error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise TargetRefusedError(f"{path}: exists and is not a regular file")
+    if not replace:
+        raise _name_taken(path)
+    return stat.S_IMODE(status.st_mode)
+
+
+def _name_taken(path: Path) -> TargetRefusedError:
+    return TargetRefusedError(
+        f"{path}: exists already", hint="name another file, or replace it with --force"
+    )

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Write, verify, finish: one function for both kinds of target, called by ``cli``.
+
+An image file gets its name only after it is complete, flushed and (unless told otherwise)
+verified; on any failure nothing is left. A device is complete once its commit ranges are
+flushed; a failed verification after that changes nothing on it any more, it only says so.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+
+from mediamaker.errors import MediaError
+from mediamaker.execute.digests import PieceDigest
+from mediamaker.execute.progress import Clock, Notice, OnEvent, ProgressMeter, ignore_event
+from mediamaker.execute.steps import Run
+from mediamaker.execute.target import Target, describe_target_error
+from mediamaker.execute.uninterrupted import run_uninterrupted
+from mediamaker.execute.verifier import VerifyResult, verify_content, verify_digests
+from mediamaker.execute.writer import WriteResult, write_extents
+from mediamaker.extents import ExtentMap
+from mediamaker.sources.reader import SourceReader
+
+
+@dataclass(frozen=True, slots=True)
+class ExecuteResult:
+    """``verify`` is None if it was not asked for, ``digests`` are empty if they were not."""
+
+    plan_id: str
+    write: WriteResult
+    verify: VerifyResult | None
+    digests: tuple[PieceDigest, ...]
+    seconds: float
+
+
+def execute_plan(
+    *,
+    extents: ExtentMap,
+    commit: tuple[Run, ...],
+    plan_id: str,
+    reader: SourceReader,
+    target: Target,
+    is_verifying: bool = True,
+    has_digests: bool = False,
+    on_event: OnEvent = ignore_event,
+    cancel: threading.Event | None = None,
+    clock: Clock = time.monotonic,
+) -> ExecuteResult:
+    """Carry a plan out on ``target``, which is finished or aborted (and closed) afterwards.
+
+    ``has_digests`` asks for the digests that a receipt holds.
+
+    Raises:
+        MediaError: its message says what is left on the target now.
+        KeyboardInterrupt: Ctrl-C, or ``cancel`` was set; a note says the same.
+    """
+    began = clock()
+    meter = ProgressMeter(on_event, clock)
+    try:
+        # A device is read back against the digests of what was written; an image file against
+        # its sources, as those can be copied past us and compared without being hashed.
+        if target.starts_zeroed:
+            is_hashing = has_digests and not is_verifying
+        else:
+            is_hashing = has_digests or is_verifying
+        write = write_extents(
+            extents=extents,
+            commit=commit,
+            reader=reader,
+            target=target,
+            meter=meter,
+            clock=clock,
+            has_digests=is_hashing,
+            cancel=cancel,
+        )
+        warning = target.reread_partition_table()
+        if warning is not None:
+            on_event(Notice(warning))
+        verify = None
+        if is_verifying:
+            verify = _verify(
+                extents=extents,
+                write=write,
+                reader=reader,
+                target=target,
+                meter=meter,
+                clock=clock,
+                has_digests=has_digests,
+                cancel=cancel,
+            )
+        _finish(target)
+    except BaseException as error:
+        run_uninterrupted(target.abort)
+        if target.starts_zeroed:
+            _add(error, f"no file was left at {target.name}")
+        raise
+    return ExecuteResult(
+        plan_id=plan_id,
+        write=write,
+        verify=verify,
+        digests=write.digests or (verify.digests if verify else ()),
+        seconds=clock() - began,
+    )
+
+
+def _verify(
+    *,
+    extents: ExtentMap,
+    write: WriteResult,
+    reader: SourceReader,
+    target: Target,
+    meter: ProgressMeter,
+    clock: Clock,
+    has_digests: bool,
+    cancel: threading.Event | None,
+) -> VerifyResult:
+    try:
+        if target.starts_zeroed:
+            return verify_content(
+                extents=extents,
+                reader=reader,
+                target=target,
+                meter=meter,
+                clock=clock,
+                has_digests=has_digests,
+                cancel=cancel,
+            )
+        return verify_digests(
+            runs=list(extents.written_runs(extents.start, extents.end)),
+            digests=write.digests,
+            target=target,
+            meter=meter,
+            clock=clock,
+            extents=extents,
+            reader=reader,
+            cancel=cancel,
+        )
+    except BaseException as error:
+        if not target.starts_zeroed:
+            _add(error, f"{target.name} is written, but not verified: do not rely on it")
+        raise
+
+
+def _finish(target: Target) -> None:
+    try:
+        target.finish()
+    except OSError as error:
+        raise describe_target_error(
+            error, target=target, doing="finishing", offset=None, extents=None
+        ) from error
+
+
+def _add(error: BaseException, outcome: str) -> None:
+    """Say in the error what is left on the target."""
+    if isinstance(error, MediaError):
+        error.message = f"{error.message}; {outcome}"
+    error.add_note(outcome)

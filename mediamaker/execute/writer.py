@@ -1,0 +1,380 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Carries a plan's extents out on a target, so that it is never half valid.
+
+Order (design.md, "The plan"):
+
+1. invalidate: every commit range is zeroed, then flushed;
+2. stream: all other written extents, in one ascending pass;
+3. flush; the sources are asked once more whether they are what was planned with;
+4. commit: the commit ranges, ascending;
+5. flush.
+
+Whatever ends this early - an exception, Ctrl-C, a source that changed, an I/O error - leaves the
+commit ranges zero, and the message says so. If even that could not be done, it says that instead.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import assert_never
+
+from mediamaker.errors import MediaError, TargetIOError, TargetTooSmallError
+from mediamaker.execute.digests import PieceDigest, PieceHasher
+from mediamaker.execute.flusher import BackgroundFlusher
+from mediamaker.execute.pipeline import (
+    Filled,
+    Pipeline,
+    SourceFiller,
+    aligned_buffer,
+    check_cancelled,
+)
+from mediamaker.execute.progress import Clock, Phase, ProgressMeter
+from mediamaker.execute.steps import (
+    FILL_SIZE,
+    Copy,
+    Fill,
+    Run,
+    check_commit,
+    find_data_runs,
+    iter_steps,
+    runs_size,
+    stream_size,
+)
+from mediamaker.execute.target import Target, describe_target_error
+from mediamaker.execute.uninterrupted import run_uninterrupted
+from mediamaker.extents import ExtentMap, check_sector_aligned
+from mediamaker.sources.reader import SourceReader
+from mediamaker.units import format_range, format_size
+
+_NO_KERNEL_COPY = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
+)
+"""copy_file_range(2) can't do it between these two files at all; do not ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """What was done.
+
+    ``out_of_order_writes`` counts writes that do not begin where the last one ended;
+    ``forward_skips`` of them only went ahead over bytes that are left as they are (unwritten
+    ranges, holes). ``digests`` is empty unless they were asked for.
+    """
+
+    bytes_written: int
+    bytes_read: int
+    out_of_order_writes: int
+    forward_skips: int
+    seconds: float
+    digests: tuple[PieceDigest, ...]
+
+
+class _State(Enum):
+    UNTOUCHED = auto()
+    INVALIDATING = auto()
+    BLANK = auto()
+    COMMITTING = auto()
+    COMPLETE = auto()
+
+
+def write_extents(
+    *,
+    extents: ExtentMap,
+    commit: tuple[Run, ...],
+    reader: SourceReader,
+    target: Target,
+    meter: ProgressMeter,
+    clock: Clock,
+    has_digests: bool,
+    cancel: threading.Event | None = None,
+) -> WriteResult:
+    """Write every written extent of ``extents``; ``commit`` ranges are valid last.
+
+    The target is neither finished nor aborted: that is the caller's, after verification.
+
+    Raises:
+        TargetTooSmallError, PlanError: nothing was touched.
+        SourceError, TargetIOError: the message says where, and what is left on the target.
+        KeyboardInterrupt: Ctrl-C, or ``cancel`` was set.
+    """
+    _check_fits(extents, target)
+    check_sector_aligned(extents, target.logical_sector_size)
+    check_commit(extents, commit, target.logical_sector_size)
+    writer = _Writer(
+        extents=extents,
+        commit=commit,
+        reader=reader,
+        target=target,
+        meter=meter,
+        clock=clock,
+        cancel=cancel,
+    )
+    try:
+        return writer.run(has_digests=has_digests)
+    except BaseException as error:
+        outcome = writer.leave_blank()
+        if isinstance(error, MediaError):
+            error.message = f"{error.message}; {outcome}"
+        error.add_note(f"{target.name}: {outcome}")
+        raise
+
+
+def _check_fits(extents: ExtentMap, target: Target) -> None:
+    if extents.end > target.size:
+        raise TargetTooSmallError(
+            f"{target.name} holds {format_size(target.size)} ({target.size} bytes), "
+            f"the plan needs {format_size(extents.end)} ({extents.end} bytes)",
+            needed_size=extents.end,
+            available_size=target.size,
+            hint="plan again for this target",
+        )
+
+
+class _Writer:
+    """The state of one write."""
+
+    def __init__(
+        self,
+        *,
+        extents: ExtentMap,
+        commit: tuple[Run, ...],
+        reader: SourceReader,
+        target: Target,
+        meter: ProgressMeter,
+        clock: Clock,
+        cancel: threading.Event | None,
+    ) -> None:
+        self._extents = extents
+        self._commit = commit
+        self._reader = reader
+        self._target = target
+        self._meter = meter
+        self._clock = clock
+        self._cancel = cancel
+        self._state = _State.UNTOUCHED
+        self._filler = SourceFiller(reader, meter.busy, clock)
+        self._flusher = BackgroundFlusher(target.flush_data, clock=clock, cancel=cancel)
+        self._commit_data: list[tuple[int, bytes]] = []
+        self._needed_size = extents.written_size
+        self._can_copy = target.starts_zeroed
+        self._next_offset = 0
+        self._bytes_written = 0
+        self._bytes_copied = 0
+        self._out_of_order_writes = 0
+        self._forward_skips = 0
+
+    def run(self, *, has_digests: bool) -> WriteResult:
+        began = self._clock()
+        self._meter.start(Phase.PREPARE, 0)
+        runs = self._find_runs(has_digests=has_digests)
+        self._needed_size = runs_size(runs)
+        hasher = PieceHasher() if has_digests else None
+        try:
+            self._invalidate()
+            self._stream(runs, hasher)
+        finally:
+            self._flusher.close()
+        self._flush()
+        self._reader.check_all()
+        check_cancelled(self._cancel)
+        self._write_commit()
+        return WriteResult(
+            bytes_written=self._bytes_written,
+            bytes_read=self._filler.bytes_read + self._bytes_copied,
+            out_of_order_writes=self._out_of_order_writes,
+            forward_skips=self._forward_skips,
+            seconds=self._clock() - began,
+            digests=tuple(hasher.digests) if hasher else (),
+        )
+
+    def leave_blank(self) -> str:
+        """Make sure that nothing half valid stays; says what is on the target now."""
+        match self._state:
+            case _State.UNTOUCHED:
+                return "nothing was written"
+            case _State.COMPLETE:
+                return "all was written"
+            case _ if self._target.starts_zeroed:
+                return "the image is not complete"
+            case _State.BLANK:
+                return _LEFT_BLANK
+            case _State.INVALIDATING | _State.COMMITTING:
+                try:
+                    run_uninterrupted(self._blank)
+                except OSError as error:
+                    return (
+                        f"it could not be blanked ({error.strerror}): it may look valid, "
+                        "but is not to be used"
+                    )
+                return _LEFT_BLANK
+            case _:
+                assert_never(self._state)
+
+    def _find_runs(self, *, has_digests: bool) -> list[Run]:
+        """What goes through the pass: on a fresh image file holes stay holes."""
+        if self._target.starts_zeroed and not has_digests:
+            return find_data_runs(self._extents, self._reader)
+        return list(self._extents.written_runs(self._extents.start, self._extents.end))
+
+    def _invalidate(self) -> None:
+        if self._target.starts_zeroed:
+            return
+        self._meter.start(Phase.INVALIDATE, runs_size(self._commit))
+        self._state = _State.INVALIDATING
+        zeros = aligned_buffer(FILL_SIZE)
+        for start, end in self._commit:
+            for offset in range(start, end, FILL_SIZE):
+                self._write(offset, zeros[: min(FILL_SIZE, end - offset)], doing="blanking")
+        self._flush_target()
+        self._state = _State.BLANK
+        self._meter.finish()
+
+    def _stream(self, runs: list[Run], hasher: PieceHasher | None) -> None:
+        self._state = _State.BLANK
+        self._meter.start(Phase.WRITE, stream_size(runs, self._commit))
+        streamed_size = 0
+        # A digest needs the bytes in our hands, so the kernel can't copy them past us.
+        self._can_copy = self._can_copy and hasher is None
+        steps = iter_steps(
+            self._extents, runs, commit=self._commit, is_copying=lambda: self._can_copy
+        )
+        with Pipeline(
+            steps,
+            self._filler.fill,
+            busy=self._meter.busy,
+            clock=self._clock,
+            hasher=hasher,
+            cancel=self._cancel,
+        ) as pipeline:
+            for filled in pipeline:
+                began = self._clock()
+                streamed_size += self._carry_out(filled)
+                if not self._target.is_durable:
+                    self._advance_flusher(streamed_size)
+                self._meter.busy.target += self._clock() - began
+                self._meter.update(
+                    streamed_size if self._target.is_durable else self._flusher.durable_size
+                )
+        self._meter.finish()
+
+    def _carry_out(self, filled: Filled) -> int:
+        """Do one step; returns how many bytes of the stream it was."""
+        match filled.step:
+            case Fill(start=start, is_commit=True):
+                self._commit_data.append((start, bytes(filled.data)))
+                return 0
+            case Fill(start=start):
+                self._write(start, filled.data)
+            case Copy():
+                self._copy(filled.step, filled.buffer)
+            case _:
+                assert_never(filled.step)
+        return filled.step.size
+
+    def _copy(self, step: Copy, buffer: memoryview) -> None:
+        """Have the kernel copy; what it won't, goes through ``buffer``.
+
+        Any failure is met again on that plain way, which knows whose fault it is.
+        """
+        done = 0
+        with self._reader.opened(step.source_id) as descriptor:
+            while done < step.size and self._can_copy:
+                try:
+                    count = self._target.copy_from(
+                        descriptor, step.source_offset + done, step.start + done, step.size - done
+                    )
+                except OSError as error:
+                    self._can_copy = error.errno not in _NO_KERNEL_COPY
+                    break
+                if count == 0:
+                    break
+                self._count_write(step.start + done, count)
+                self._bytes_copied += count
+                done += count
+        while done < step.size:
+            data = buffer[: min(len(buffer), step.size - done)]
+            self._reader.preadinto(step.source_id, step.source_offset + done, data)
+            self._bytes_copied += len(data)
+            self._write(step.start + done, data)
+            done += len(data)
+
+    def _flush(self) -> None:
+        self._meter.start(Phase.FLUSH, 0)
+        self._flush_target()
+        self._meter.finish()
+
+    def _write_commit(self) -> None:
+        self._meter.start(Phase.COMMIT, sum(len(data) for _, data in self._commit_data))
+        self._state = _State.COMMITTING
+        buffer = aligned_buffer(FILL_SIZE)
+        for start, data in self._commit_data:
+            buffer[: len(data)] = data
+            self._write(start, buffer[: len(data)])
+        self._flush_target()
+        self._state = _State.COMPLETE
+        self._meter.finish()
+
+    def _write(self, offset: int, data: memoryview, *, doing: str = "writing") -> None:
+        while data:
+            try:
+                count = self._target.pwrite(offset, data)
+            except OSError as error:
+                raise self._describe(error, doing, offset) from error
+            if count <= 0:
+                raise self._describe(OSError(errno.EIO, "wrote nothing"), doing, offset)
+            self._count_write(offset, count)
+            offset += count
+            data = data[count:]
+
+    def _count_write(self, offset: int, count: int) -> None:
+        if offset != self._next_offset:
+            self._out_of_order_writes += 1
+            if offset > self._next_offset and self._state is _State.BLANK:
+                self._forward_skips += 1
+        self._next_offset = offset + count
+        self._bytes_written += count
+
+    def _advance_flusher(self, bytes_written: int) -> None:
+        try:
+            self._flusher.advance(bytes_written)
+        except OSError as error:
+            raise self._describe(error, "flushing", None) from error
+
+    def _flush_target(self) -> None:
+        try:
+            self._target.flush()
+        except OSError as error:
+            raise self._describe(error, "flushing", None) from error
+
+    def _describe(self, error: OSError, doing: str, offset: int | None) -> TargetIOError:
+        return describe_target_error(
+            error,
+            target=self._target,
+            doing=doing,
+            offset=offset,
+            extents=self._extents,
+            needed_size=self._needed_size if self._target.starts_zeroed else None,
+        )
+
+    def _blank(self) -> None:
+        """Zero every commit range; one that fails does not keep the others from it."""
+        zeros = aligned_buffer(FILL_SIZE)
+        failure: OSError | None = None
+        for start, end in self._commit:
+            offset = start
+            while offset < end:
+                try:
+                    offset += self._target.pwrite(offset, zeros[: min(FILL_SIZE, end - offset)])
+                except OSError as error:
+                    where = format_range(offset, end)
+                    failure = failure or OSError(error.errno, f"{error.strerror} at {where}")
+                    break
+        self._target.flush()
+        if failure is not None:
+            raise failure
+
+
+_LEFT_BLANK = "the disk is left blank: it has no partition table and boots nothing"
