@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``mediamaker create``: plan, write, verify."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mediamaker.cli.options import add_image_options, add_media_options, add_seed_option
+from mediamaker.cli.output import Output
+from mediamaker.cli.progress import ProgressView
+from mediamaker.cli.session import (
+    Session,
+    check_image_options,
+    disk_geometry,
+    find_target_disk,
+    image_geometry,
+    is_device_target,
+    open_session,
+)
+from mediamaker.cli.terminal import printable
+from mediamaker.devices.disk import Disk
+from mediamaker.devices.guard import (
+    GuardContext,
+    check_confirmation,
+    check_may_write,
+    confirmation_words,
+)
+from mediamaker.devices.identity import check_same_disk, disk_fingerprint
+from mediamaker.devices.table import read_table, show_lost
+from mediamaker.devices.target import BlockTarget, FileTarget
+from mediamaker.errors import ExitCode, TargetRefusedError, UsageError
+from mediamaker.execute.create import ExecuteResult, execute_plan
+from mediamaker.execute.receipt import make_receipt, write_receipt
+from mediamaker.execute.target import Target
+from mediamaker.plan.model import Plan
+from mediamaker.plan.show import show_picture
+from mediamaker.sources.reader import SourceReader
+from mediamaker.units import format_size
+
+NAME = "create"
+HELP = "write a bootable disk from an ISO or folder, to a block device or an image file"
+EXAMPLE = "mediamaker create Win11.iso /dev/sdX     (or: ... Win11.iso stick.img)"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="an ISO file or a folder")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="block device or image file")
+    parser.add_argument(
+        "--confirm",
+        metavar="SERIAL",
+        help="release the disk without being asked: its serial (or model) as `devices` shows it",
+    )
+    parser.add_argument(
+        "--allow-fixed-disk", action="store_true", help="allow a disk that is not removable"
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="replace an image file that is already there"
+    )
+    parser.add_argument(
+        "--no-verify",
+        dest="verify",
+        action="store_false",
+        help="do not read everything back (you should)",
+    )
+    parser.add_argument(
+        "--receipt",
+        type=Path,
+        metavar="FILE",
+        help="keep digests here, to verify later without the source",
+    )
+    add_media_options(parser)
+    add_seed_option(parser)
+    add_image_options(parser, default_size="auto: the smallest that fits")
+
+
+def run(args: argparse.Namespace, output: Output) -> ExitCode:
+    """Write a disk and say what became of it."""
+    is_device = is_device_target(args.target)
+    if is_device:
+        check_image_options(args)
+    _check_receipt(args)
+    session = open_session(args)
+    if is_device:
+        plan = _plan_device(args, output, session)
+    else:
+        _check_not_the_source(args)
+        plan = session.plan(image_geometry(args, session))
+        _announce(plan, session, output)
+    with (
+        SourceReader(plan.sources) as reader,
+        _open_target(args, plan, is_device=is_device) as target,
+        ProgressView(output) as view,
+    ):
+        result = execute_plan(
+            extents=plan.extents,
+            commit=plan.commit,
+            plan_id=plan.plan_id,
+            reader=reader,
+            target=target,
+            is_verifying=args.verify,
+            has_digests=args.receipt is not None,
+            on_event=view.show,
+        )
+    if args.receipt is not None:
+        _write_receipt(args.receipt, plan, result)
+    _report(args, output, plan, result)
+    return ExitCode.DONE
+
+
+def _plan_device(args: argparse.Namespace, output: Output, session: Session) -> Plan:
+    """Plan for a disk, then let guards and person release it."""
+    disk = find_target_disk(args.target)
+    plan = session.plan(disk_geometry(disk))
+    context = _guard_context(args, plan)
+    for verdict in check_may_write(disk, context):
+        output.warning(f"{verdict.reason} [{verdict.rule}]: {verdict.hint}")
+    _announce(plan, session, output)
+    output.note("what is there now will be lost:")
+    for line in show_lost(disk, read_table(disk.path)):
+        output.note(f"  {line}")
+    _confirm(args, disk, output)
+    # The person may have taken a while: nothing may have changed since.
+    again = find_target_disk(args.target)
+    check_same_disk(disk_fingerprint(disk), disk_fingerprint(again), what=str(disk.path))
+    check_may_write(again, context)
+    return plan
+
+
+def _guard_context(args: argparse.Namespace, plan: Plan) -> GuardContext:
+    return GuardContext(
+        source_paths=(args.source,),
+        allow_fixed_disk=args.allow_fixed_disk,
+        needed_size=plan.geometry.size,
+    )
+
+
+def _confirm(args: argparse.Namespace, disk: Disk, output: Output) -> None:
+    if args.confirm is not None:
+        check_confirmation(disk, args.confirm)
+        return
+    words = confirmation_words(disk)
+    if output.as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise TargetRefusedError(
+            f"{disk.path} is not confirmed, and there is no terminal to ask at",
+            hint=f'if everything on it may be lost, pass --confirm "{words}"',
+        )
+    print(
+        printable(f'Type "{words}" to erase {disk.path} ({format_size(disk.size)}): '),
+        end="",
+        file=sys.stderr,
+        flush=True,
+    )
+    check_confirmation(disk, sys.stdin.readline())
+
+
+@contextmanager
+def _open_target(args: argparse.Namespace, plan: Plan, *, is_device: bool) -> Iterator[Target]:
+    """The target, opened for writing; the engine finishes or aborts it."""
+    target: Target
+    if is_device:
+        target = BlockTarget.open(args.target)
+    else:
+        target = FileTarget.create(
+            args.target,
+            plan.geometry.size,
+            logical_sector_size=plan.geometry.logical_sector_size,
+            replace=args.force,
+        )
+    try:
+        yield target
+    except BaseException:
+        target.abort()
+        raise
+
+
+def _check_not_the_source(args: argparse.Namespace) -> None:
+    if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
+        raise TargetRefusedError(
+            f"{args.target} is the source itself", hint="name another file for the result"
+        )
+
+
+def _check_receipt(args: argparse.Namespace) -> None:
+    if args.receipt is not None and not args.receipt.absolute().parent.is_dir():
+        raise UsageError(f"--receipt {args.receipt}: there is no such folder")
+
+
+def _announce(plan: Plan, session: Session, output: Output) -> None:
+    output.note(f"{session.inspection.path} -> {plan.layout.value}: {plan.layout.summary}")
+    for line in show_picture(plan):
+        output.note(line)
+    for note in plan.notes:
+        output.note(f"note: {note}")
+    for warning in plan.warnings:
+        output.warning(warning)
+    seed = f", seed {session.seed}" if session.seed is not None else ""
+    output.note(f"plan_id {plan.plan_id}{seed}")
+
+
+def _write_receipt(path: Path, plan: Plan, result: ExecuteResult) -> None:
+    receipt = make_receipt(
+        plan_id=plan.plan_id,
+        layout=plan.layout.value,
+        identities=plan.identities,
+        logical_sector_size=plan.geometry.logical_sector_size,
+        extents=plan.extents,
+        digests=result.digests,
+    )
+    write_receipt(receipt, path)
+
+
+def _report(args: argparse.Namespace, output: Output, plan: Plan, result: ExecuteResult) -> None:
+    verified = result.verify.bytes_read if result.verify is not None else 0
+    output.event(
+        "create",
+        target=str(args.target),
+        plan_id=plan.plan_id,
+        layout=plan.layout.value,
+        identities=dict(plan.identities),
+        boots=list(plan.boots),
+        written_size=plan.extents.written_size,
+        bytes_written=result.write.bytes_written,
+        bytes_read=result.write.bytes_read,
+        out_of_order_writes=result.write.out_of_order_writes,
+        is_verified=result.verify is not None,
+        bytes_verified=verified,
+        seconds=round(result.seconds, 3),
+        receipt=None if args.receipt is None else str(args.receipt),
+    )
+    checked = "read back and equal" if result.verify is not None else "NOT verified"
+    lines = [
+        (
+            f"done: {args.target}: {format_size(plan.extents.written_size)} in "
+            f"{result.seconds:.1f} s, {checked}"
+        ),
+        f"boots: {', '.join(plan.boots) or 'unknown'}",
+    ]
+    if args.receipt is not None:
+        lines.append(f"receipt: {args.receipt}")
+    output.result("\n".join(lines))
+    firmware = "uefi" if any(name.startswith("UEFI") for name in plan.boots) else "bios"
+    output.note(f"see it boot: mediamaker boot {args.target} --firmware {firmware}")

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``mediamaker plan``: the dry run. Nothing here can reach a writable handle of a target."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from mediamaker.cli.options import add_image_options, add_media_options, add_seed_option
+from mediamaker.cli.output import Output
+from mediamaker.cli.session import (
+    check_image_options,
+    disk_geometry,
+    find_target_disk,
+    image_geometry,
+    is_device_target,
+    open_session,
+)
+from mediamaker.devices.guard import GuardContext, check_disk
+from mediamaker.errors import ExitCode, MediaError
+from mediamaker.plan.codec import plan_to_json
+from mediamaker.plan.geometry import Geometry
+from mediamaker.plan.show import show_plan
+
+NAME = "plan"
+HELP = "dry run: show what create would write, byte for byte, and write nothing"
+EXAMPLE = "mediamaker plan Win11.iso --size 16GiB --out plan.json"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="an ISO file or a folder")
+    parser.add_argument(
+        "--target", type=Path, metavar="DEVICE", help="plan for this disk (it is only looked at)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the whole plan as JSON, for verify --plan"
+    )
+    add_media_options(parser)
+    add_seed_option(parser)
+    add_image_options(parser, default_size="auto: the smallest that fits")
+
+
+def run(args: argparse.Namespace, output: Output) -> ExitCode:
+    """Plan, and show it."""
+    session = open_session(args)
+    geometry: Geometry
+    if args.target is not None and is_device_target(args.target):
+        check_image_options(args)
+        disk = find_target_disk(args.target)
+        geometry = disk_geometry(disk)
+        context = GuardContext(source_paths=(args.source,), allow_fixed_disk=True)
+        for verdict in check_disk(disk, context):
+            output.warning(f"{disk.path}: {verdict.reason} [{verdict.rule}]")
+    else:
+        geometry = image_geometry(args, session)
+    plan = session.plan(geometry)
+    if args.out is not None:
+        _write_json(args.out, json.dumps(plan_to_json(plan), indent=1))
+    output.event("plan", seed=session.seed, **plan_to_json(plan, with_extents=False))
+    output.result(show_plan(plan))
+    if args.seed is None:
+        output.result(f"seed      {session.seed} (--seed {session.seed} makes the same again)")
+    return ExitCode.DONE
+
+
+def _write_json(path: Path, text: str) -> None:
+    try:
+        path.write_text(text + "\n")
+    except OSError as error:
+        raise MediaError(f"{path}: the plan could not be written: {error.strerror}") from error

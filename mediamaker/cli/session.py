@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What plan, create and verify share: from arguments to a source, a target's geometry, a plan."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+from mediamaker.cli.options import check_sector_size, media_request
+from mediamaker.devices.discover import find_disk, list_disks
+from mediamaker.devices.disk import Disk
+from mediamaker.devices.target import is_block_device
+from mediamaker.errors import TargetRefusedError, UsageError
+from mediamaker.plan.build import BootCode, build_plan, measure_disk
+from mediamaker.plan.geometry import Geometry
+from mediamaker.plan.identity import Identities, identities_from_seed
+from mediamaker.plan.model import Plan
+from mediamaker.plan.request import MediaRequest
+from mediamaker.sources.bootcode import load_fat32_boot_code, load_mbr_code
+from mediamaker.sources.kinds import Inspection, inspect_source
+from mediamaker.volumes.fat32 import Fat32BootCode
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A source and what the person wants of it; ``seed`` is None where identities were given."""
+
+    inspection: Inspection
+    request: MediaRequest
+    seed: str | None
+    identities: Identities
+    boot_code: BootCode
+
+    def plan(self, geometry: Geometry) -> Plan:
+        """The plan for a target of ``geometry``."""
+        return build_plan(self.inspection, self.request, geometry, self.identities, self.boot_code)
+
+    def geometry_of_image(self, size: int | None, sector_size: int) -> Geometry:
+        """The geometry of an image file; a size of None is the smallest that fits."""
+        if size is None:
+            size = measure_disk(self.inspection, self.request, self.identities, sector_size)
+        return Geometry(size, sector_size)
+
+
+def open_session(args: argparse.Namespace) -> Session:
+    """Look at the source; identities come from ``--seed``, else they are random.
+
+    Raises:
+        SourceError, UsageError: as the source and options have it.
+    """
+    seed: str = args.seed if args.seed is not None else secrets.token_hex(8)
+    return Session(
+        inspection=inspect_source(args.source),
+        request=media_request(args),
+        seed=seed,
+        identities=identities_from_seed(seed),
+        boot_code=load_boot_code(),
+    )
+
+
+def load_boot_code() -> BootCode:
+    """Our boot programs.
+
+    Raises:
+        ToolError: they are missing or damaged.
+    """
+    sector0, stage2, stage2_sector_number = load_fat32_boot_code()
+    return BootCode(
+        load_mbr_code(),
+        Fat32BootCode(sector0=sector0, stage2=stage2, stage2_sector_number=stage2_sector_number),
+    )
+
+
+def is_device_target(target: Path) -> bool:
+    """Whether ``target`` is a block device; anything else is, or becomes, an image file.
+
+    Raises:
+        TargetRefusedError: a directory, a character device and the like, or a missing /dev node.
+    """
+    if is_block_device(target):
+        return True
+    if not target.exists() and target.is_absolute() and target.parts[:2] == ("/", "dev"):
+        raise TargetRefusedError(
+            f"{target}: there is no such device", hint="`mediamaker devices` lists the disks"
+        )
+    if target.exists() and not target.is_file():
+        kind = "a directory" if target.is_dir() else "neither a block device nor a regular file"
+        raise TargetRefusedError(
+            f"{target} is {kind}", hint="name a block device or a file, such as stick.img"
+        )
+    return False
+
+
+def find_target_disk(target: Path) -> Disk:
+    """The disk that ``target`` names, looked up freshly.
+
+    Raises:
+        TargetRefusedError: no disk, a partition, or not found.
+    """
+    return find_disk(target, list_disks())
+
+
+def disk_geometry(disk: Disk) -> Geometry:
+    """What a plan may know of ``disk``.
+
+    Raises:
+        TargetRefusedError: it has no medium.
+    """
+    if disk.size == 0:
+        raise TargetRefusedError(
+            f"{disk.path} has no medium in it (its size is 0)", hint="put a card or stick in"
+        )
+    return Geometry(disk.size, disk.logical_sector_size)
+
+
+def image_geometry(args: argparse.Namespace, session: Session) -> Geometry:
+    """The geometry that ``--size`` and ``--sector-size`` ask for."""
+    return session.geometry_of_image(args.size, check_sector_size(args.sector_size))
+
+
+def check_image_options(args: argparse.Namespace) -> None:
+    """``--size`` is for image files.
+
+    Raises:
+        UsageError: it was given for a block device.
+    """
+    if args.size is not None:
+        raise UsageError(f"--size: {args.target} is a block device, its size is what it is")
