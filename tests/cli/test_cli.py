@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every verb from outside: exit codes, JSON, and that nothing is lost on the way."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mediamaker.cli.main import VERBS, build_parser
+
+MIB = 1 << 20
+
+
+def test_every_verb_has_help_with_an_example(run, capsys):
+    for verb in VERBS:
+        with pytest.raises(SystemExit) as caught:
+            build_parser().parse_args([verb.NAME, "--help"])
+        assert caught.value.code == 0
+        shown = capsys.readouterr().out
+        assert f"example:\n  mediamaker {verb.NAME}" in shown
+        assert "--json" in shown
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["frobnicate"],
+        ["plan"],
+        ["plan", "x", "--size", "many"],
+        ["create", "x"],
+        ["boot", "x"],
+        ["boot", "x", "--firmware", "coreboot"],
+        ["verify", "x"],
+        ["verify", "x", "y", "--plan", "z"],
+        ["plan", "x", "--part-size", "5GiB"],
+        ["plan", "{folder}", "--sector-size", "513"],
+        ["create", "{folder}", "{folder}/../x.img", "--layout", "raw"],
+        ["create", "{folder}", "{folder}/../x.img", "--receipt", "/nowhere/at/all"],
+    ],
+)
+def test_usage_errors_are_code_2(run, folder, words):
+    code, events = run.json(*[word.format(folder=folder) for word in words])
+    # A missing source is found first where the options themselves are sound.
+    assert (code, events[-1]["exit_code"]) in {(2, 2), (3, 3)}
+    if "x" not in words:
+        assert code == 2
+    assert not (folder.parent / "x.img").exists()
+
+
+def test_inspect_says_what_it_is(run, folder):
+    code, (event,) = run.json("inspect", folder)
+    assert code == 0
+    assert event["kind"] == "uefi-tree"
+    assert event["layout"] == "gpt-fat32"
+    assert event["architectures"] == ["x64"]
+    _, out, err = run.text("inspect", folder)
+    assert "UEFI x64 from efi/boot/bootx64.efi" in out
+    assert not err
+
+
+def test_plan_is_deterministic_and_writes_nothing(run, folder, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    words = ("plan", folder, "--size", "64MiB", "--seed", "s")
+    first, second = run.json(*words)[1][-1], run.json(*words)[1][-1]
+    assert first == second
+    assert first["geometry"] == {"size": 64 * MIB, "logical_sector_size": 512}
+    assert run.json("plan", folder, "--size", "64MiB", "--seed", "t")[1][-1] != first
+    assert sorted(tmp_path.rglob("*")) == before
+    _, out, _ = run.text(*words)
+    assert first["plan_id"] in out
+
+
+def test_create_verify_and_the_same_bytes_again(run, folder, tmp_path):
+    stick, again, plan = tmp_path / "a.img", tmp_path / "b.img", tmp_path / "plan.json"
+    receipt = tmp_path / "receipt.json"
+    code, events = run.json("create", folder, stick, "--seed", "s", "--receipt", receipt)
+    assert code == 0
+    result = events[-1]
+    assert result["event"] == "create"
+    assert result["is_verified"] is True
+    assert {e["phase"] for e in events if e["event"] == "progress"} >= {"write", "verify"}
+    assert run.json("verify", stick, folder)[1][-1]["plan_id"] == result["plan_id"]
+    assert run.json("verify", stick, "--receipt", receipt)[0] == 0
+    size = stick.stat().st_size
+    assert run.json("plan", folder, "--size", size, "--seed", "s", "--out", plan)[0] == 0
+    assert run.json("verify", stick, "--plan", plan)[0] == 0
+    assert run.json("create", folder, again, "--seed", "s")[0] == 0
+    assert digest(stick) == digest(again)
+    assert subprocess.run(["sgdisk", "-v", stick], capture_output=True, check=True)
+    assert subprocess.run(["fsck.fat", "-n", carve(stick)], capture_output=True, check=True)
+
+
+@pytest.mark.parametrize("offset", [0, 512, MIB, 2 * MIB, -1])
+def test_verify_finds_a_flipped_bit_anywhere(run, folder, tmp_path, offset):
+    stick = tmp_path / "a.img"
+    receipt = tmp_path / "receipt.json"
+    assert run.json("create", folder, stick, "--seed", "s", "--receipt", receipt)[0] == 0
+    with stick.open("r+b") as file:
+        file.seek(offset, os.SEEK_SET if offset >= 0 else os.SEEK_END)
+        position = file.tell()
+        byte = file.read(1)[0]
+        file.seek(position)
+        file.write(bytes([byte ^ 0x40]))
+    code, events = run.json("verify", stick, folder, "--seed", "s")
+    assert code == 5
+    assert f"{position:#x}" in events[-1]["message"]
+    assert run.json("verify", stick, "--receipt", receipt)[0] == 5
+
+
+def test_an_existing_file_is_kept_unless_forced(run, folder, tmp_path):
+    stick = tmp_path / "a.img"
+    stick.write_text("precious")
+    code, events = run.json("create", folder, stick)
+    assert code == 4
+    assert "--force" in events[-1]["hint"]
+    assert stick.read_text() == "precious"
+    assert run.json("create", folder, stick, "--force")[0] == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.img", "tree"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("missing.iso", 3),
+        ("empty.iso", 3),
+        ("text.iso", 3),
+        ("nothing-bootable", 3),
+    ],
+)
+def test_unusable_sources_are_code_3(run, tmp_path, name, code):
+    (tmp_path / "empty.iso").touch()
+    (tmp_path / "text.iso").write_text("x" * 100_000)
+    (tmp_path / "nothing-bootable").mkdir()
+    (tmp_path / "nothing-bootable" / "file").write_text("x")
+    found, events = run.json("create", tmp_path / name, tmp_path / "out.img")
+    assert found == code
+    assert events[-1]["event"] == "error"
+    assert not (tmp_path / "out.img").exists()
+
+
+def test_too_small_says_how_much_and_is_code_4(run, folder, tmp_path):
+    code, events = run.json("create", folder, tmp_path / "x.img", "--size", "4MiB")
+    assert code == 4
+    assert events[-1]["error"] == "TargetTooSmallError"
+    needed = run.json("plan", folder, "--size", "auto")[1][-1]["geometry"]["size"]
+    assert str(needed) in events[-1]["message"]
+    assert not (tmp_path / "x.img").exists()
+
+
+@pytest.mark.parametrize("target", ["/dev/does-not-exist", "/dev/null", "/tmp"])
+def test_targets_that_are_none_are_code_4(run, folder, target):
+    code, events = run.json("create", folder, target)
+    assert code == 4
+    assert target in events[-1]["message"]
+
+
+def test_the_systems_own_disk_is_refused(run, folder):
+    disks = run.json("devices")[1][-1]["disks"]
+    system = [d for d in disks if any(r["rule"] == "system-disk" for r in d["reasons"])]
+    assert system, "the disk that holds / was not found"
+    for disk in system:
+        code, events = run.json(
+            "create", folder, disk["path"], "--confirm", disk["confirm"], "--allow-fixed-disk"
+        )
+        assert code == 4
+        assert "[system-disk]" in events[-1]["message"]
+
+
+def test_a_name_can_not_send_escapes_to_the_terminal(run, tmp_path):
+    evil = tmp_path / "tree\x1b[31m"
+    evil.mkdir()
+    code, out, err = run.text("inspect", evil / "missing\x1b[2J")
+    assert code == 3
+    assert "\x1b" not in out + err
+
+
+def test_sigterm_and_ctrl_c_leave_nothing_behind(tmp_path, folder):
+    with (folder / "large.bin").open("wb") as file:
+        file.write(os.urandom(MIB) * 600)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mediamaker", "create", folder, tmp_path / "x.img", "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        for line in process.stdout:
+            event = json.loads(line)
+            if event.get("phase") == "write" and event["bytes_done"]:
+                break
+        process.send_signal(number)
+        began = time.monotonic()
+        out, _ = process.communicate(timeout=30)
+        assert time.monotonic() - began < 5
+        assert process.returncode == 130
+        assert json.loads(out.splitlines()[-1])["exit_code"] == 130
+        assert [p.name for p in tmp_path.iterdir()] == ["tree"]
+
+
+def digest(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def carve(stick):
+    volume = stick.with_suffix(".volume")
+    size = stick.stat().st_size
+    with stick.open("rb") as file, volume.open("wb") as out:
+        file.seek(MIB)
+        out.write(file.read(size - 2 * MIB))
+    return volume
