@@ -84,7 +84,8 @@ def read_iso9660(file: SourceFile, reader: SourceReader, *, with_files: bool) ->
     except MediaError:
         raise
     except Exception as error:  # damaged input surfaces as whatever pycdlib ran into
-        problem = str(error) or type(error).__name__
+        own = isinstance(error, pycdlib.pycdlibexception.PyCdlibException)
+        problem = str(error) if own else f"{type(error).__name__}: {error}"
         raise FormatError(
             f"{what}: it is damaged: {problem}", hint="download or copy the image again"
         ) from error

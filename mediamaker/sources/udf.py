@@ -150,7 +150,7 @@ def _read_anchor(walk: _Walk) -> Anchor:
     block_count = walk.file.size // BLOCK_SIZE
     problems: list[str] = []
     for block in (ANCHOR_BLOCK, block_count - 1, block_count - 1 - ANCHOR_BLOCK):
-        what = f"{walk.file.path}: UDF anchor in block {block}"
+        what = f"block {block}"
         if not 0 <= block < block_count:
             continue
         data = walk.read(block * BLOCK_SIZE, BLOCK_SIZE, what)
@@ -161,8 +161,7 @@ def _read_anchor(walk: _Walk) -> Anchor:
             continue
         return parse_record(Anchor, data, what=what)
     raise FormatError(
-        f"{walk.file.path}: it says it is UDF, but has no usable anchor: "
-        f"{'; '.join(problems) or f'the file ends before block {ANCHOR_BLOCK}'}",
+        f"{walk.file.path}: it says it is UDF, but no anchor is usable ({'; '.join(problems)})",
         hint="download or copy the image again",
     )
 
@@ -331,4 +330,5 @@ def _follow_allocations(walk: _Walk, entry: FileEntry, what: str) -> list[Alloca
 
 
 def _describe(walk: _Walk, path: tuple[str, ...]) -> str:
-    return f"{walk.file.path}: {'/'.join(path) if path else 'UDF root directory'!r}"
+    name = repr("/".join(path)) if path else "UDF root directory"
+    return f"{walk.file.path}: {name}"
