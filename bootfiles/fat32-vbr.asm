@@ -3,8 +3,9 @@
 ; FAT32 boot code: loads \BOOTMGR whole to 2000:0000 and hands over to it.
 ;
 ; Two parts. Sector 0 is the volume boot record: it finds out where the partition starts and
-; loads stage 2, which lies in the reserved area from sector 8 on (2-5 would be free too, but
-; 6 and 7 are the backups, and one run is simpler than two). Stage 2 knows FAT32.
+; loads stage 2, which lies in the reserved area from sector 16 on. Sectors 2-5 and 8-15 would
+; be free too, but mtools' mlabel, which partition editors call to set label and serial, writes
+; 8 sectors from the backup at 6 on. Stage 2 knows FAT32.
 ;
 ; In:   0:7C00 holds sector 0 of the volume; DL = BIOS drive, DS:SI -> partition entry.
 ; Out:  CS:IP = 2000:0000, DL = drive, SS:SP = 0:7C00, DS = ES = 0, and in memory
@@ -25,7 +26,7 @@ ROOT_BUFFER     equ 0xD000              ; one sector, up to 4 KiB
 BOOTMGR         equ 0x20000             ; linear; a 64 KiB boundary
 MEMORY_END      equ 0xA0000             ; nothing is ever loaded past this
 
-STAGE2_SECTOR   equ 8
+STAGE2_SECTOR   equ 16                  ; MANIFEST.toml says it too
 STAGE2_SIZE     equ stage2_end - stage2_start
 HEAD_SIGNATURE  equ "MMS2"
 TAIL_SIGNATURE  equ "2SMM"

@@ -12,8 +12,10 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 OVMF_VARS = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
@@ -30,14 +32,14 @@ class Qemu:
         *disks: str,
         uefi: bool = False,
         floppy: Path | None = None,
-        memory_mib: int = 64,
+        devices: Iterable[str] = (),
     ) -> None:
         self.serial_path = work_dir / "serial.log"
         self._socket_path = work_dir / "qmp"
         self._screen_path = work_dir / "screen.bin"
         self._arguments = ["qemu-system-x86_64", "-nodefaults", "-no-user-config"]
         self._arguments += ["-machine", "pc", "-accel", "tcg", "-display", "none", "-vga", "std"]
-        self._arguments += ["-m", str(256 if uefi else memory_mib), "-no-reboot", "-snapshot"]
+        self._arguments += ["-m", str(256 if uefi else 64), "-no-reboot", "-snapshot"]
         self._arguments += ["-serial", f"file:{self.serial_path}"]
         self._arguments += ["-qmp", f"unix:{self._socket_path},server=on,wait=off"]
         if uefi:
@@ -48,6 +50,8 @@ class Qemu:
                 self._arguments[-1] += f",file={path}"
         for disk in disks:
             self._arguments += ["-drive", disk]
+        for device in devices:
+            self._arguments += ["-device", device]
         if floppy:
             self._arguments += ["-drive", f"if=floppy,format=raw,file={floppy}", "-boot", "a"]
 
@@ -80,7 +84,7 @@ class Qemu:
         self._process.kill()
         self._process.communicate()
 
-    def _say(self, command: str, **arguments: object) -> None:
+    def _say(self, command: str, **arguments: object) -> Any:
         request = {"execute": command, "arguments": arguments}
         self._qmp.sendall(json.dumps(request).encode())
         while True:
@@ -88,7 +92,7 @@ class Qemu:
             if "error" in reply:
                 raise RuntimeError(f"QMP {command}: {reply['error']}")
             if "return" in reply:
-                return
+                return reply["return"]
 
     def serial(self) -> str:
         """What the guest has sent, without terminal escapes."""
@@ -106,6 +110,10 @@ class Qemu:
     def press(self, key: str) -> None:
         """A key, by QEMU's name for it."""
         self._say("send-key", keys=[{"type": "qcode", "data": key}])
+
+    def failed_reads(self) -> int:
+        """Reads that the first disk has answered with an error."""
+        return self._say("query-blockstats")[0]["stats"]["failed_rd_operations"]
 
     def wait_serial(self, pattern: str, *, timeout: float = 20) -> str:
         """The serial text up to the end of the first line that matches."""

@@ -28,6 +28,8 @@ failures        resw 1
 expected_crc    resd 1
 entry_ss        resw 1
 entry_sp        resw 1
+entry_cs        resw 1
+entry_ip        resw 1
 packet          resb 16
 parameters      resb 32
 CRC_TABLE       equ 0x2000              ; 256 dwords
@@ -122,6 +124,19 @@ main:
         cld
         mov     [entry_ss], bx
         mov     [entry_sp], cx
+        mov     ax, cs
+        mov     [entry_cs], ax
+        call    .here
+.here:
+        pop     bx
+        mov     [entry_ip], bx
+        sub     bx, .here               ; entered as 1FFF:0010, say: find our own texts all
+        shr     bx, 4                   ; the same
+        add     ax, bx
+        push    ax
+        push    word .normalised
+        retf
+.normalised:
         mov     ax, [VBR_BPS]
         mov     [bps], ax
         mov     eax, [VBR_HIDDEN]
@@ -144,15 +159,11 @@ main:
         call    new_line
 
         mov     si, segment_text
-        mov     ax, cs
-        movzx   eax, ax
+        movzx   eax, word [entry_cs]
         mov     edx, LOAD_SEGMENT
         call    check
         mov     si, offset_text
-        call    .here
-.here:
-        pop     ax
-        movzx   eax, ax
+        movzx   eax, word [entry_ip]
         mov     edx, .here
         call    check
         call    check_whole

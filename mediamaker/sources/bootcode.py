@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Our own boot programs, as they were assembled and checked in.
+
+They lie in ``mediamaker/bootfiles`` of an installed package and in the repository's
+``bootfiles`` of a clone. ``MANIFEST.toml`` beside them says their SHA-256: a boot program that
+is not the one that was tested is never written to a disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mediamaker.errors import ToolError
+
+MANIFEST_NAME = "MANIFEST.toml"
+MBR_NAME = "mbr.bin"
+FAT32_VBR_NAME = "fat32-vbr.bin"
+
+_SECTOR0_SIZE = 512
+_FORMAT = 1
+_HINT = "reinstall mediamaker, or in a clone: git checkout -- bootfiles"
+
+
+class Fat32BootFile(NamedTuple):
+    """The two parts of FAT32 boot code and where the second one goes.
+
+    ``sector0`` is 512 bytes with the BPB area (0x03..0x59) left zero; ``stage2`` is a whole
+    number of 512-byte pieces, to be stored from ``stage2_sector_number`` of the volume on.
+    """
+
+    sector0: bytes
+    stage2: bytes
+    stage2_sector_number: int
+
+
+def load_mbr_code() -> bytes:
+    """The code of the master boot record: bytes 0x000..0x1B7.
+
+    Raises:
+        ToolError: it is missing, or not what the manifest says.
+    """
+    return _load(MBR_NAME)[0]
+
+
+def load_fat32_boot_code() -> Fat32BootFile:
+    """The boot code of a FAT32 volume that starts ``\\BOOTMGR``.
+
+    Raises:
+        ToolError: it is missing, or not what the manifest says.
+    """
+    data, entry = _load(FAT32_VBR_NAME)
+    stage2_sector_number = entry.get("stage2_sector_number")
+    if not isinstance(stage2_sector_number, int):
+        raise ToolError(
+            f"{MANIFEST_NAME}: {FAT32_VBR_NAME} has no stage2_sector_number", hint=_HINT
+        )
+    return Fat32BootFile(data[:_SECTOR0_SIZE], data[_SECTOR0_SIZE:], stage2_sector_number)
+
+
+def find_bootfiles() -> Path:
+    """The folder that holds the manifest.
+
+    Raises:
+        ToolError: there is none.
+    """
+    package = Path(__file__).resolve().parent.parent
+    places = (package / "bootfiles", package.parent / "bootfiles")
+    for place in places:
+        if (place / MANIFEST_NAME).is_file():
+            return place
+    raise ToolError(
+        "boot programs are missing: no " + MANIFEST_NAME + " in " + " or ".join(map(str, places)),
+        hint=_HINT,
+    )
+
+
+def _load(name: str) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of one boot program and its manifest entry."""
+    folder = find_bootfiles()
+    entry = _read_manifest(folder).get(name)
+    if entry is None:
+        raise ToolError(f"{folder / MANIFEST_NAME} does not name {name}", hint=_HINT)
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise ToolError(
+            f"boot program {folder / name}: {error.strerror or error}", hint=_HINT
+        ) from error
+    got = hashlib.sha256(data).hexdigest()
+    if got != entry.get("sha256"):
+        raise ToolError(
+            f"boot program {folder / name} is not the one that was tested: "
+            f"expected sha256 {entry.get('sha256')}, got {got}",
+            hint=_HINT,
+        )
+    return data, entry
+
+
+def _read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """Manifest entries by file name."""
+    path = folder / MANIFEST_NAME
+    try:
+        manifest = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ToolError(f"{path}: {error}", hint=_HINT) from error
+    files = manifest.get("file")
+    if manifest.get("format") != _FORMAT or not isinstance(files, list):
+        raise ToolError(f"{path}: not a manifest of format {_FORMAT}", hint=_HINT)
+    return {entry["name"]: entry for entry in files if isinstance(entry, dict) and "name" in entry}
