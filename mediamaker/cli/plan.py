@@ -61,7 +61,9 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     output.event("plan", seed=session.seed, **plan_to_json(plan, with_extents=False))
     output.result(show_plan(plan))
     if args.seed is None:
-        output.result(f"seed      {session.seed} (--seed {session.seed} makes the same again)")
+        output.result(
+            f"seed            {session.seed} (--seed {session.seed} makes the same again)"
+        )
     return ExitCode.DONE
 
 

@@ -31,15 +31,18 @@ class Row:
 
 def show_plan(plan: Plan) -> str:
     """The whole dry run."""
-    lines = [
-        (
-            f"disk      {format_size(plan.geometry.size)} ({plan.geometry.size} bytes), "
+    facts = {
+        "disk": (
+            f"{format_size(plan.geometry.size)} ({plan.geometry.size} bytes), "
             f"sectors of {plan.geometry.logical_sector_size} bytes"
         ),
-        f"layout    {plan.layout.value}: {plan.layout.summary}",
-        f"boots     {', '.join(plan.boots) or 'nothing that mediamaker knows of'}",
-        *(f"{key.replace('_', ' '):<9} {value}" for key, value in plan.identities.items()),
-        f"plan_id   {plan.plan_id}",
+        "layout": f"{plan.layout.value}: {plan.layout.summary}",
+        "boots": ", ".join(plan.boots) or "nothing that mediamaker knows of",
+        **{key.replace("_", " "): value for key, value in plan.identities.items()},
+        "plan_id": plan.plan_id,
+    }
+    lines = [
+        *(f"{key:<15} {value}" for key, value in facts.items()),
         "",
         *show_picture(plan),
         "",
@@ -55,7 +58,7 @@ def show_plan(plan: Plan) -> str:
 
 
 def show_picture(plan: Plan, width: int = _WIDTH) -> list[str]:
-    """The disk as a bar, one character a cell; a cell shows what most of its bytes are."""
+    """The disk as a bar, one character a cell: what most of its written bytes are."""
     size = plan.geometry.size
     cells = []
     for index in range(width):
@@ -64,7 +67,9 @@ def show_picture(plan: Plan, width: int = _WIDTH) -> list[str]:
         for extent in plan.extents.within(low, high):
             kind = kind_of(extent)
             weights[kind] = weights.get(kind, 0) + extent.size
-        cells.append(max(weights, key=lambda kind: (weights[kind], kind)) if weights else " ")
+        # What is written shows, however small: a stick is mostly free.
+        written_kinds = [kind for kind in weights if kind != _FREE] or [_FREE]
+        cells.append(max(written_kinds, key=lambda kind: (weights.get(kind, 0), kind)))
     # The ends hold the tables: far smaller than a cell, yet what people look for.
     cells[0] = _STRUCTURE if kind_of(plan.extents.find(0)) == _STRUCTURE else cells[0]
     cells[-1] = _STRUCTURE if kind_of(plan.extents.find(size - 1)) == _STRUCTURE else cells[-1]
