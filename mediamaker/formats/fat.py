@@ -40,6 +40,10 @@ DIRECTORY_ENTRY_SIZE = 32
 DIRECTORY_ENTRY_COUNT_MAX = 65_536
 """A directory may take 2 MiB; long-name slots count."""
 FILE_SIZE_MAX = 0xFFFFFFFF
+FILE_SIZE_SAFE_MAX = FILE_SIZE_MAX + 1 - CLUSTER_SIZE_MAX
+"""What a file we make ourselves should not exceed: fsck.fat 4.2 (in every distribution of 2026)
+takes a file whose clusters add up to exactly 4 GiB for one without any, and "repairs" it to 0
+bytes (dosfstools issue 208)."""
 LONG_NAME_UNITS_MAX = 255
 LONG_NAME_UNITS_PER_ENTRY = 13
 

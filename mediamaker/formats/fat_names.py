@@ -18,6 +18,7 @@ which is what Windows does with those that its code page lacks.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -38,6 +39,8 @@ _WHOLE_FAULTS = {
 }
 _FORBIDDEN_RE = re.compile('[\x00-\x1f"*/:<>?\\\\|\ud800-\udfff\uffff]')
 _SHORT_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789!#$%&'()-@^_`{}~")
+_NOT_SHORT_RE = re.compile(f"[^{re.escape(''.join(sorted(_SHORT_NAME_CHARACTERS)))}]")
+_UPPER_ASCII = {ord(lower): lower.upper() for lower in "abcdefghijklmnopqrstuvwxyz"}
 _LABEL_CHARACTERS = _SHORT_NAME_CHARACTERS - frozenset("^&()") | {" "}
 _DEVICE_NAMES = frozenset(
     ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"]
@@ -94,10 +97,9 @@ def encode_names(names: Iterable[str]) -> tuple[EncodedName, ...]:
 
 def compute_long_name_hash(name: str) -> str:
     """Four hexadecimal digits that Windows puts into an alias when ``~4`` was not enough."""
-    units = name.encode("utf-16-le")
     value = 0
-    for index in range(0, len(units), 2):
-        value = (value * 37 + int.from_bytes(units[index : index + 2], "little")) & 0xFFFF
+    for (unit,) in struct.iter_unpack("<H", name.encode("utf-16-le")):
+        value = (value * 37 + unit) & 0xFFFF
     mixed = value * 314_159_269 & 0xFFFFFFFF
     if mixed & 0x80000000:
         mixed = 0x100000000 - mixed
@@ -184,8 +186,7 @@ def _make_alias(name: str, taken: set[bytes]) -> bytes:
 
 
 def _fold_to_short(text: str) -> str:
-    kept = (char for char in _upper_ascii(text) if char not in " .")
-    return "".join(char if char in _SHORT_NAME_CHARACTERS else "_" for char in kept)
+    return _NOT_SHORT_RE.sub("_", _upper_ascii(text).replace(" ", "").replace(".", ""))
 
 
 def _pad(base: str, extension: str) -> bytes:
@@ -194,4 +195,4 @@ def _pad(base: str, extension: str) -> bytes:
 
 def _upper_ascii(text: str) -> str:
     # str.upper() would turn characters beyond ASCII into ASCII ones (U+0131 into I).
-    return "".join(char.upper() if char.isascii() else char for char in text)
+    return text.upper() if text.isascii() else text.translate(_UPPER_ASCII)
