@@ -27,7 +27,7 @@ from typing import IO, Literal
 from mediamaker.errors import ToolError
 from standin import content, tree, wim
 from standin.programs import build_bootmgr, build_bootx64
-from standin.tool import run_tool
+from standin.tool import FILE_EPOCH, run_tool, tool_environment
 
 Variant = Literal["small", "big", "bench"]
 Arch = Literal["x64", "x86", "arm64"]
@@ -43,7 +43,7 @@ DEFAULT_CACHE = Path(__file__).resolve().parents[2] / "out" / "standin"
 _HERE = Path(__file__).resolve().parent
 _EFISYS_SIZE_KIB = 1440
 _SMALL_INSTALL_FILLER_SIZE = 40_000_000
-_BENCH_INSTALL_FILLER_SIZE = 5 << 30
+_BENCH_INSTALL_FILLER_SIZE = 5 << 30  # and half a GiB more of Winre.wim
 _BENCH_BOOT_FILLER_SIZE = 500_000_000
 _BENCH_MANIFEST_ROUNDS = 4
 _SECTOR_SIZE = 2048
@@ -165,7 +165,7 @@ def _efisys(uefi_program: bytes, name: str, work_dir: Path) -> bytes:
     """
     image, program = work_dir / "efisys.bin", work_dir / name
     program.write_bytes(uefi_program)
-    os.utime(program, (wim.FILE_EPOCH, wim.FILE_EPOCH))
+    os.utime(program, (FILE_EPOCH, FILE_EPOCH))
     options = ("-C", "-f", str(_EFISYS_SIZE_KIB), "-v", "EFISECTOR", "-N", "12345678")
     run_tool("mformat", "-i", str(image), *options, "::", package="mtools")
     run_tool("mmd", "-i", str(image), "::EFI", "::EFI/BOOT", package="mtools")
@@ -204,10 +204,9 @@ def _master(root: Path, output: Path, *, label: str, has_bios_boot: bool) -> Non
         options += ["-c", "boot/boot.cat"]
     options += ["-e", "efi/microsoft/boot/efisys.bin", "-no-emul-boot"]
     command = ["genisoimage", *options, str(root)]
-    environment = {**os.environ, "TZ": "UTC", "LC_ALL": "C.UTF-8"}
     try:
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=tool_environment()
         )
     except FileNotFoundError as error:
         raise ToolError(

@@ -3,12 +3,22 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 from mediamaker.errors import ToolError
 
+FILE_EPOCH = 1_711_980_000
+"""UTC, April 2024: what modification times count from, so that builds are alike."""
 
-def run_tool(program: str, *arguments: str, package: str, input_bytes: bytes = b"") -> None:
+
+def tool_environment() -> dict[str, str]:
+    """No local time zone or language gets into the formats; mtools heeds the epoch."""
+    fixed = {"TZ": "UTC", "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": str(FILE_EPOCH)}
+    return {**os.environ, **fixed}
+
+
+def run_tool(program: str, *arguments: str, package: str) -> None:
     """Runs ``program`` quietly.
 
     Raises:
@@ -16,7 +26,11 @@ def run_tool(program: str, *arguments: str, package: str, input_bytes: bytes = b
     """
     try:
         done = subprocess.run(
-            [program, *arguments], input=input_bytes, capture_output=True, check=False
+            [program, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            env=tool_environment(),
         )
     except FileNotFoundError as error:
         raise ToolError(f"{program} is not installed", hint=f"apt-get install {package}") from error

@@ -13,17 +13,16 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from standin import content
-from standin.tool import run_tool
+from standin.tool import FILE_EPOCH, run_tool
 
 BUILD = 26100
 _WIM_ARCH = {"x64": 9, "x86": 0, "arm64": 12}
 _FILE_TIME = 0x01DA_8412_0000_0000
 """FILETIME in April 2024, in the XML of each image."""
-FILE_EPOCH = 1_711_980_000
-"""UTC, April 2024: what modification times count from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,48 +55,44 @@ def set_times(directory: Path) -> None:
 
 def build_boot_wim(output: Path, work_dir: Path, *, arch: str, filler_size: int = 0) -> None:
     """Two images, the second bootable; ``filler_size`` bytes of noise make it as big as wanted."""
-    pe_dir, setup_dir = work_dir / "boot-1", work_dir / "boot-2"
-    common = [*_windows_pe_files(arch), *_filler_files("boot.wim", filler_size)]
-    write_files(pe_dir, common)
-    write_files(setup_dir, [*common, *_windows_setup_files(arch)])
-    editions = (
-        Edition(f"Microsoft Windows PE ({arch})", "WindowsPE", "WindowsPE", pe_dir),
-        Edition(f"Microsoft Windows Setup ({arch})", "WindowsPE", "WindowsPE", setup_dir),
-    )
+    directory = work_dir / "boot"
     compression = "none" if filler_size else "LZX"
-    _capture(output, editions, arch=arch, compression=compression, boot_number=2)
-    _fix_guid(output, "boot.wim")
+    write_files(directory, chain(_windows_pe_files(arch), _filler_files("boot.wim", filler_size)))
+    first = Edition(f"Microsoft Windows PE ({arch})", "WindowsPE", "WindowsPE", directory)
+    _append(output, first, arch=arch, compression=compression)
+    write_files(directory, _windows_setup_files(arch))
+    second = Edition(f"Microsoft Windows Setup ({arch})", "WindowsPE", "WindowsPE", directory)
+    _append(output, second, arch=arch, is_boot=True, is_update=True)
+    shutil.rmtree(directory)
+    _finish(output, "boot.wim", image_count=2, is_stored=compression == "none")
 
 
 def build_install_wim(
     output: Path, work_dir: Path, boot_wim: Path, *, arch: str, filler_size: int
 ) -> None:
     """Three editions that share most files: LZX up to 100 MB of filler, above that stored."""
-    winre = work_dir / "winre.wim"
+    directory = work_dir / "install"
+    compression = "none" if filler_size > 100_000_000 else "LZX"
+    winre = directory / "Windows/System32/Recovery/Winre.wim"
+    winre.parent.mkdir(parents=True)
     _wimlib("export", str(boot_wim), "1", str(winre), "Microsoft Windows Recovery Environment")
-    shared = [*_installed_files(arch), *_filler_files("install.wim", filler_size)]
-    editions = []
-    for name, edition_id in (
+    _fix_guid(winre, "winre.wim")
+    write_files(directory, chain(_installed_files(arch), _filler_files("install.wim", filler_size)))
+    editions = (
         ("Windows 11 Home", "Core"),
         ("Windows 11 Education", "Education"),
         ("Windows 11 Pro", "Professional"),
-    ):
-        directory = work_dir / f"install-{edition_id}"
-        if editions:
-            # Hard links are equal files to wimlib, not one file: it stays within one capture.
-            shutil.copytree(editions[0].directory, directory, copy_function=os.link)
-        else:
-            write_files(directory, shared)
-            recovery = directory / "Windows/System32/Recovery"
-            recovery.mkdir(parents=True, exist_ok=True)
-            shutil.move(winre, recovery / "Winre.wim")
-        editions.append(Edition(name, edition_id, "Client", directory))
-    for edition in editions:
-        own = f"Windows/System32/Licenses/{edition.edition_id}/license.rtf"
-        write_files(edition.directory, [(own, content.text(edition.edition_id, 20_000))])
-    compression = "none" if filler_size > 100_000_000 else "LZX"
-    _capture(output, editions, arch=arch, compression=compression, boot_number=None)
-    _fix_guid(output, "install.wim")
+    )
+    for index, (name, edition_id) in enumerate(editions):
+        own = f"Windows/System32/Licenses/{edition_id}/license.rtf"
+        write_files(directory, [(own, content.text(edition_id, 20_000))])
+        edition = Edition(name, edition_id, "Client", directory)
+        first_compression = compression if index == 0 else None
+        _append(output, edition, arch=arch, compression=first_compression, is_update=index > 0)
+        shutil.rmtree((directory / own).parent)
+    shutil.rmtree(directory)
+    is_stored = compression == "none"
+    _finish(output, "install.wim", image_count=len(editions), is_stored=is_stored)
 
 
 def build_big_install_wim(output: Path, work_dir: Path, *, arch: str) -> None:
@@ -126,9 +121,7 @@ def build_big_install_wim(output: Path, work_dir: Path, *, arch: str) -> None:
         _append(output, edition, arch=arch, compression=compression)
         dig_holes(output)
         shutil.rmtree(directory)
-    for number in range(1, len(names) + 1):
-        _fix_modification_time(output, number)
-    _fix_guid(output, "install.wim")
+    _finish(output, "install.wim", image_count=len(names), is_stored=True)
 
 
 def dig_holes(path: Path) -> None:
@@ -198,41 +191,14 @@ def _filler_files(label: str, size: int) -> Iterator[tuple[str, bytes]]:
         index += 1
 
 
-def _capture(
-    output: Path,
-    editions: Iterable[Edition],
-    *,
-    arch: str,
-    compression: str,
-    boot_number: int | None,
-) -> None:
-    count = 0
-    for count, edition in enumerate(editions, start=1):
-        _append(
-            output,
-            edition,
-            arch=arch,
-            compression=compression if count == 1 else None,
-            is_boot=count == boot_number,
-            base_number=1 if count > 1 else None,
-        )
-        shutil.rmtree(edition.directory)
-    if compression != "none":
-        # As DISM's export would: without the gaps that appending left. A stored file is here
-        # because it is big, and not worth writing twice.
-        _wimlib("optimize", str(output))
-    for number in range(1, count + 1):
-        _fix_modification_time(output, number)
-
-
 def _append(
     output: Path,
     edition: Edition,
     *,
     arch: str,
-    compression: str | None,
+    compression: str | None = None,
     is_boot: bool = False,
-    base_number: int | None = None,
+    is_update: bool = False,
 ) -> None:
     """One more image; ``compression`` is given for the first, which makes the file."""
     properties = {
@@ -263,19 +229,25 @@ def _append(
         arguments.append(f"--compress={compression}")
     if is_boot:
         arguments.append("--boot")
-    if base_number is not None:
-        arguments.append(f"--update-of={base_number}")  # equal files aren't read again
+    if is_update:
+        arguments.append("--update-of=1")  # files with the first image's times aren't read again
     for name, value in properties.items():
         arguments.append(f"--image-property={name}={value}")
     _wimlib(*arguments)
 
 
-def _fix_modification_time(output: Path, number: int) -> None:
-    """``info`` is the one command that leaves the time alone that it was given."""
+def _finish(output: Path, label: str, *, image_count: int, is_stored: bool) -> None:
+    if not is_stored:
+        # As DISM's export would: without the gaps that appending left. A stored file is here
+        # because it is big, and not worth writing twice.
+        _wimlib("optimize", str(output))
+    # info is the one command that leaves this time alone when it is given.
     high, low = _FILE_TIME >> 32, _FILE_TIME & 0xFFFF_FFFF
-    arguments = [f"--image-property=LASTMODIFICATIONTIME/HIGHPART=0x{high:08X}"]
-    arguments += [f"--image-property=LASTMODIFICATIONTIME/LOWPART=0x{low:08X}"]
-    _wimlib("info", str(output), str(number), *arguments)
+    properties = [f"--image-property=LASTMODIFICATIONTIME/HIGHPART=0x{high:08X}"]
+    properties += [f"--image-property=LASTMODIFICATIONTIME/LOWPART=0x{low:08X}"]
+    for number in range(1, image_count + 1):
+        _wimlib("info", str(output), str(number), *properties)
+    _fix_guid(output, label)
 
 
 def _fix_guid(output: Path, label: str) -> None:
