@@ -5,6 +5,8 @@
 ;
 ;   SECTOR_SHIFT  3: the disk looks as if it had 4096-byte sectors (no SeaBIOS driver has
 ;                 them): int 13h 42h and 48h for drive 80h are translated. 0: no translation.
+;   STRICT        1: reads that cross a 64 KiB boundary or take over 127 sectors fail, as they
+;                 do with BIOSes that are less forgiving than SeaBIOS
 ;   FIRST_LBA, SECTOR_COUNT                   what to read
 ;   LOAD_SEGMENT, LOAD_OFFSET                 where it is put and entered
 ;   PASS_DL       drive number to pass on
@@ -32,7 +34,7 @@ start:
         mov     di, RESIDENT
         mov     cx, resident_end - resident_start
         rep movsb
-        %if SECTOR_SHIFT
+        %if SECTOR_SHIFT + STRICT
         mov     eax, [0x13 * 4]
         mov     [at(old_int13)], eax
         mov     word [0x13 * 4], at(int13)
@@ -64,7 +66,7 @@ load:
         mov     dl, PASS_DL
         jmp     LOAD_SEGMENT:LOAD_OFFSET
 
-        %if SECTOR_SHIFT
+        %if SECTOR_SHIFT + STRICT
 int13:
         cmp     dl, DISK
         jne     .pass
@@ -74,8 +76,25 @@ int13:
         je      .parameters
 .pass:
         jmp     far [cs:at(old_int13)]
-.read:                                  ; DS:SI = packet in 4096-byte units
+.read:                                  ; DS:SI = packet in the sectors we pretend
         push    eax
+        %if STRICT
+        push    ecx
+        movzx   eax, word [si + 6]
+        shl     eax, 4
+        movzx   ecx, word [si + 4]
+        add     eax, ecx                ; first byte
+        movzx   ecx, word [si + 2]
+        cmp     cx, 127
+        ja      .refuse
+        shl     ecx, 9 + SECTOR_SHIFT
+        add     ecx, eax
+        dec     ecx                     ; last byte
+        xor     eax, ecx
+        shr     eax, 16
+        jnz     .refuse
+        pop     ecx
+        %endif
         mov     eax, [si]
         mov     [cs:at(inner)], eax
         shl     word [cs:at(inner + 2)], SECTOR_SHIFT
@@ -95,6 +114,14 @@ int13:
         pop     si
         pop     ds
         retf    2                       ; flags as the inner call left them
+        %if STRICT
+.refuse:
+        pop     ecx
+        pop     eax
+        mov     ah, 0x09                ; data boundary error
+        stc
+        retf    2
+        %endif
 .parameters:
         pushf
         call    far [cs:at(old_int13)]
