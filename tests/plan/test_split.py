@@ -26,7 +26,7 @@ from mediamaker.formats.wim import (
     pack_wim_header,
     parse_wim_header,
 )
-from mediamaker.formats.wim_blobs import BlobEntry, pack_blob_table, parse_blob_table
+from mediamaker.formats.wim_blobs import BLOB_ROW, BlobEntry, pack_blob_table, parse_blob_table
 from mediamaker.plan.split import WimPart, split_wim
 from mediamaker.sources.identity import identify
 from mediamaker.sources.reader import SourceReader
@@ -150,6 +150,37 @@ def test_parts_are_good_for_wimlib_and_7zip(captured, trees, tmp_path):
     assert [part.name for part in parts] == names
     assert all(part.size <= LIMIT for part in parts)
     judge(write_parts(parts, captured, tmp_path / "parts"), captured, trees, tmp_path)
+
+
+def test_7zip_complains_of_a_last_part_over_the_first_whoever_made_them(tmp_path):
+    """7-Zip 26.02 takes the last part's size for the set's and compares it with the first's.
+
+    It is content with everything inside; vm-tests and people who run `7z t` must know.
+    """
+    (tmp_path / "tree").mkdir()
+    for number, size in enumerate((300, 900, 950)):
+        content = random.Random(number).randbytes(size * KIB)
+        (tmp_path / "tree" / f"{number}").write_bytes(content)
+    source = tmp_path / "install.wim"
+    wimlib("capture", tmp_path / "tree", source, "Name", "--compress=none")
+    (tmp_path / "theirs").mkdir()
+    wimlib("split", source, tmp_path / "theirs" / "install.swm", "1")
+    write_parts(split_file(source, MIB), source, tmp_path / "ours")
+    for folder in (tmp_path / "theirs", tmp_path / "ours"):
+        sizes = [(folder / f"install{n}.swm").stat().st_size for n in ("", "2", "3")]
+        assert sizes == sorted(sizes)
+        said = seven_zip_test(folder / "install.swm")
+        assert "Unexpected end of archive" in said
+        assert f"Physical Size = {sizes[-1]}" in said
+        assert "Sub items Errors" not in said
+        wimlib("verify", folder / "install.swm", f"--ref={folder}/*.swm")
+    second = tmp_path / "ours" / "install2.swm"
+    second.write_bytes(b"MSWIM".join([second.read_bytes()[:5000], second.read_bytes()[5005:]]))
+    assert "Sub items Errors: 1" in seven_zip_test(tmp_path / "ours" / "install.swm")
+
+
+def seven_zip_test(first: Path) -> str:
+    return subprocess.run(["7z", "t", first], capture_output=True, text=True, check=False).stdout
 
 
 def test_headers_and_tables_of_the_parts(captured, tmp_path):
@@ -470,8 +501,7 @@ def many_rows(count: int, *, shuffled: bool) -> WimBuilder:
     entry = pack_blob_table(builder.rows)
     table = bytearray(entry)
     for n in order:
-        row = BlobEntry(1000, 0, HEADER_SIZE + 1000 * n, 1000, 1, 1, n.to_bytes(20, "big"))
-        table += pack_blob_table([row])
+        table += BLOB_ROW.pack(1000, HEADER_SIZE + 1000 * n, 1000, 1, 1, n.to_bytes(20, "big"))
     builder.tail = bytes(table)
     return builder
 
