@@ -217,13 +217,15 @@ def test_a_file_of_4_gib_minus_1(tmp_path):
     tree = DirectoryNode(
         "",
         (
-            FileNode("install.swm", (Piece(FILE_SIZE_MAX, FileRange("big", 0)),)),
+            FileNode(
+                "install.swm", (Piece(5, Literal(b"first")), Piece(FILE_SIZE_MAX - 5, Zeros()))
+            ),
             FileNode("after.bin", (Piece(3, Literal(b"abc")),)),
         ),
     )
     size = measure_fat32(tree, 512, 64 * KIB)
     volume = make_volume(tree, size, cluster_size=64 * KIB)
-    image = make_image(volume, tmp_path, files={"big": b"first"})
+    image = make_image(volume, tmp_path)
     with image.open("rb") as file:
         read = FATFS(file)
         assert read.get("after.bin").open().read() == b"abc"
