@@ -521,14 +521,14 @@ def split_many(builder: WimBuilder) -> tuple[float, tuple[WimPart, ...]]:
         Piece(len(table), Literal(bytes(table))),
         Piece(len(xml), Literal(xml)),
     )
-    start = time.perf_counter()
+    start = time.process_time()
     with SourceReader([]) as reader:
         wim = read_wim(pieces, sum(piece.size for piece in pieces), reader, "big")
     parts = split_wim(wim, pieces, GUID, 50_000_000)
-    return time.perf_counter() - start, parts
+    return time.process_time() - start, parts
 
 
-def test_100_000_rows_take_seconds_at_most():
+def test_100_000_rows_take_seconds_of_cpu_at_most():
     """Generous, for a busy machine: 0.5 s when it is idle. A list scan per row would take hours."""
     seconds, parts = split_many(many_rows(100_000, shuffled=True))
     assert len(parts) == 3
