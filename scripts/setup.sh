@@ -14,7 +14,7 @@ packages=(
 )
 # judges (they read what we wrote), real hybrid media, and a kernel for guests with real disks
 test_packages=(
-    dosfstools fdisk gdisk parted xorriso qemu-utils
+    dosfstools e2fsprogs fdisk gdisk parted xorriso qemu-utils strace
     memtest86+ grub-rescue-pc debian-installer-12-netboot-amd64
     isolinux syslinux-common grub-efi-amd64-bin grub-common
     linux-image-amd64 busybox-static kmod
@@ -51,6 +51,6 @@ wanted="$(pwd) $(sha256sum pyproject.toml)"
 if [ "$(cat "$stamp" 2>/dev/null || true)" != "$wanted" ]; then
     echo "setup: making .venv"
     "$python" -m venv --clear .venv
-    .venv/bin/pip install --quiet --disable-pip-version-check -e '.[dev]'
+    .venv/bin/pip install --quiet --quiet --disable-pip-version-check -e '.[dev]'
     echo "$wanted" >"$stamp"
 fi
