@@ -189,7 +189,8 @@ class _Stillness:
 
     def measure(self) -> float:
         picture, reads = self._machine.picture(), self._machine.block_stats().reads
-        if reads != self._reads or not picture.is_like(self._picture):
+        is_idle = reads == self._reads and picture.is_like(self._picture)
+        if not (is_idle and self._machine.has_content(picture)):
             self._since = time.monotonic()
         self._picture, self._reads = picture, reads
         return time.monotonic() - self._since

@@ -121,6 +121,8 @@ class Machine:
         self._started_at = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: QmpConnection | None = None
+        # What QEMU shows in place of a screen that the guest has not set up yet.
+        self._unlit: Picture | None = None
 
     # Life
 
@@ -203,6 +205,7 @@ class Machine:
             qmp_socket = ours.dup()
         try:
             self._qmp = QmpConnection(qmp_socket, self.name, timeout=_START_TIMEOUT)
+            self._unlit = self.picture()
             self._qmp.execute("cont")
         except QmpClosedError as error:
             raise self._explain(error) from error
@@ -265,6 +268,10 @@ class Machine:
         finally:
             path.unlink(missing_ok=True)
 
+    def has_content(self, picture: Picture) -> bool:
+        """Whether the guest has shown something: neither one colour nor QEMU's placeholder."""
+        return not picture.is_blank and picture != self._unlit
+
     def screenshot(self, label: str) -> Path:
         """Keep what the machine shows now as ``screenshot-NN-LABEL.png``."""
         path = self.directory / f"screenshot-{len(self.screenshots) + 1:02}-{label}.png"
@@ -301,7 +308,7 @@ class Machine:
         return self._wait_for_text(self.screen_text, text, "text screen", timeout)
 
     def wait_for_still_screen(self, *, still_for: float, timeout: float) -> None:
-        """Wait until a screen that is not blank has not changed for ``still_for`` seconds.
+        """Wait until the guest shows something that has not changed for ``still_for`` seconds.
 
         Raises:
             BootError: not within ``timeout`` seconds; keeps a screenshot.
@@ -312,7 +319,7 @@ class Machine:
             time.sleep(2 * _POLL_PERIOD)
             self.poll()
             picture = self.picture()
-            if picture.is_blank or not picture.is_like(last):
+            if not self.has_content(picture) or not picture.is_like(last):
                 last, since = picture, time.monotonic()
             elif time.monotonic() - since >= still_for:
                 return
