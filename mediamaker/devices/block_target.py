@@ -132,9 +132,10 @@ class BlockTarget(Descriptor):
         """All is flushed already."""
         self.close()
 
-    def abort(self) -> None:
-        """Its bytes are the writer's affair."""
+    def abort(self) -> str | None:
+        """Its bytes are the writer's affair, and so is what to say about them."""
         self.close()
+        return None
 
     def _read_some(self, offset: int, buffer: memoryview) -> int:
         try:

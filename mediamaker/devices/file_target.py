@@ -166,18 +166,22 @@ class FileTarget(Descriptor):
         self._publish(self._partial_path)
         self._partial_path = None
         self.close()
+        # From here on it is complete; a directory that can't be flushed only means that the name
+        # may not outlive a power cut.
         directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
 
-    def abort(self) -> None:
-        """Remove what was written, unless it is finished; aborting twice is harmless."""
+    def abort(self) -> str | None:
+        """Remove what was written, unless it has its name; aborting twice is harmless."""
         self.close()
         partial_path, self._partial_path = self._partial_path, None
-        if partial_path is not None:
-            partial_path.unlink(missing_ok=True)
+        if partial_path is None:
+            return None
+        partial_path.unlink(missing_ok=True)
+        return f"{self.name} is as it was before"
 
     def __exit__(
         self,

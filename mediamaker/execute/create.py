@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 from mediamaker.errors import MediaError
 from mediamaker.execute.digests import PieceDigest
+from mediamaker.execute.interrupts import interrupt_sets
 from mediamaker.execute.progress import Clock, Notice, OnEvent, ProgressMeter, ignore_event
 from mediamaker.execute.steps import Run
 from mediamaker.execute.target import Target, describe_target_error
-from mediamaker.execute.uninterrupted import run_uninterrupted
 from mediamaker.execute.verifier import VerifyResult, verify_content, verify_digests
 from mediamaker.execute.writer import WriteResult, write_extents
 from mediamaker.extents import ExtentMap
@@ -58,44 +58,50 @@ def execute_plan(
     """
     began = clock()
     meter = ProgressMeter(on_event, clock)
-    try:
-        # A device is read back against the digests of what was written; an image file against
-        # its sources, as those can be copied past us and compared without being hashed.
-        if target.starts_zeroed:
-            is_hashing = has_digests and not is_verifying
-        else:
-            is_hashing = has_digests or is_verifying
-        write = write_extents(
-            extents=extents,
-            commit=commit,
-            reader=reader,
-            target=target,
-            meter=meter,
-            clock=clock,
-            has_digests=is_hashing,
-            cancel=cancel,
-        )
-        warning = target.reread_partition_table()
-        if warning is not None:
-            on_event(Notice(warning))
-        verify = None
-        if is_verifying:
-            verify = _verify(
+    cancel = cancel or threading.Event()
+    # A device is read back against the digests of what was written; an image file against its
+    # sources, as those can be copied past us and compared without being hashed.
+    is_image = target.starts_zeroed
+    is_hashing = (has_digests and not is_verifying) if is_image else (has_digests or is_verifying)
+    verify = None
+    with interrupt_sets(cancel):
+        try:
+            write = write_extents(
                 extents=extents,
-                write=write,
+                commit=commit,
                 reader=reader,
                 target=target,
                 meter=meter,
-                clock=clock,
-                has_digests=has_digests,
+                has_digests=is_hashing,
                 cancel=cancel,
             )
-        _finish(target)
-    except BaseException as error:
-        run_uninterrupted(target.abort)
-        if target.starts_zeroed:
-            _add(error, f"no file was left at {target.name}")
-        raise
+            warning = target.reread_partition_table()
+            if warning is not None:
+                on_event(Notice(warning))
+            if is_verifying and is_image:
+                verify = verify_content(
+                    extents=extents,
+                    reader=reader,
+                    target=target,
+                    meter=meter,
+                    has_digests=has_digests,
+                    cancel=cancel,
+                )
+            elif is_verifying:
+                verify = _verify_device(
+                    extents=extents,
+                    digests=write.digests,
+                    reader=reader,
+                    target=target,
+                    meter=meter,
+                    cancel=cancel,
+                )
+            _finish(target)
+        except BaseException as error:
+            outcome = target.abort()
+            if outcome is not None:
+                _add(error, outcome)
+            raise
     return ExecuteResult(
         plan_id=plan_id,
         write=write,
@@ -105,41 +111,27 @@ def execute_plan(
     )
 
 
-def _verify(
+def _verify_device(
     *,
     extents: ExtentMap,
-    write: WriteResult,
+    digests: tuple[PieceDigest, ...],
     reader: SourceReader,
     target: Target,
     meter: ProgressMeter,
-    clock: Clock,
-    has_digests: bool,
-    cancel: threading.Event | None,
+    cancel: threading.Event,
 ) -> VerifyResult:
     try:
-        if target.starts_zeroed:
-            return verify_content(
-                extents=extents,
-                reader=reader,
-                target=target,
-                meter=meter,
-                clock=clock,
-                has_digests=has_digests,
-                cancel=cancel,
-            )
         return verify_digests(
             runs=list(extents.written_runs(extents.start, extents.end)),
-            digests=write.digests,
+            digests=digests,
             target=target,
             meter=meter,
-            clock=clock,
             extents=extents,
             reader=reader,
             cancel=cancel,
         )
     except BaseException as error:
-        if not target.starts_zeroed:
-            _add(error, f"{target.name} is written, but not verified: do not rely on it")
+        _add(error, f"{target.name} is written, but not verified: do not rely on it")
         raise
 
 

@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mediamaker.execute.pipeline import CANCEL_POLL_SECONDS, JOIN_SECONDS, check_cancelled
+from mediamaker.execute.interrupts import check_cancelled
+from mediamaker.execute.pipeline import CANCEL_POLL_SECONDS, JOIN_SECONDS
 from mediamaker.execute.progress import Clock
 from mediamaker.units import MIB
 

@@ -7,7 +7,8 @@
 
 The pool of buffers is what bounds it: a stage without a buffer waits. Buffers are anonymous
 mmaps, so they are page-aligned, as O_DIRECT asks. ``queue.SimpleQueue`` throughout: it is
-written in C and can't be left locked by a KeyboardInterrupt, and it needs no bound of its own.
+written in C and can't be left locked by a KeyboardInterrupt (where SIGINT is not held back), and
+it needs no bound of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from typing import assert_never
 
 from mediamaker.errors import PlanError
 from mediamaker.execute.digests import PieceHasher
-from mediamaker.execute.progress import BusyTimes, Clock
+from mediamaker.execute.interrupts import check_cancelled
+from mediamaker.execute.progress import ProgressMeter
 from mediamaker.execute.steps import FILL_SIZE, Copy, Fill, Step
 from mediamaker.extents import FileRange, Literal, Unwritten, Zeros
 from mediamaker.sources.reader import SourceReader
@@ -69,15 +71,13 @@ class Pipeline:
         steps: Iterable[Step],
         fill: Callable[[Fill, memoryview], None],
         *,
-        busy: BusyTimes,
-        clock: Clock,
+        meter: ProgressMeter,
         hasher: PieceHasher | None = None,
         cancel: threading.Event | None = None,
     ) -> None:
         self._steps = steps
         self._fill = fill
-        self._busy = busy
-        self._clock = clock
+        self._meter = meter
         self._hasher = hasher
         self._cancel = cancel
         self._is_stopping = False
@@ -167,9 +167,9 @@ class Pipeline:
                 if self._is_stopping:
                     return
                 if isinstance(item, Filled):
-                    began = self._clock()
+                    began = self._meter.clock()
                     self._hasher.update(item.step.start, item.data)
-                    self._busy.cpu += self._clock() - began
+                    self._meter.busy.cpu += self._meter.clock() - began
                 elif item is None:
                     self._hasher.finish()
                 self._ready.put(item)
@@ -182,11 +182,10 @@ class Pipeline:
 class SourceFiller:
     """Puts the bytes of a :class:`Fill` together; counts what it reads from the sources."""
 
-    def __init__(self, reader: SourceReader, busy: BusyTimes, clock: Clock) -> None:
+    def __init__(self, reader: SourceReader, meter: ProgressMeter) -> None:
         self.bytes_read = 0
         self._reader = reader
-        self._busy = busy
-        self._clock = clock
+        self._meter = meter
 
     def fill(self, step: Fill, data: memoryview) -> None:
         """Make ``data`` hold what the plan wants at ``step``.
@@ -194,7 +193,7 @@ class SourceFiller:
         Raises:
             SourceError: a source can't be read; SourceChangedError: it is shorter than planned.
         """
-        began = self._clock()
+        began = self._meter.clock()
         position = 0
         for part in step.parts:
             target = data[position : position + part.size]
@@ -211,10 +210,4 @@ class SourceFiller:
                 case _:
                     assert_never(part.source)
             position += part.size
-        self._busy.source += self._clock() - began
-
-
-def check_cancelled(cancel: threading.Event | None) -> None:
-    """Raise KeyboardInterrupt, as Ctrl-C does, once ``cancel`` is set."""
-    if cancel is not None and cancel.is_set():
-        raise KeyboardInterrupt
+        self._meter.busy.source += self._meter.clock() - began

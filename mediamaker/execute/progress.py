@@ -80,12 +80,15 @@ class _Sample:
 
 
 class ProgressMeter:
-    """Turns byte counts into :class:`Progress` events, at most five a second."""
+    """Turns byte counts into :class:`Progress` events, at most five a second.
+
+    Stages take the time from its ``clock`` and add what they were busy to ``busy``.
+    """
 
     def __init__(self, on_event: OnEvent, clock: Clock) -> None:
         self.busy = BusyTimes()
+        self.clock = clock
         self._on_event = on_event
-        self._clock = clock
         self._phase = Phase.PREPARE
         self._bytes_total = 0
         self._bytes_done = 0
@@ -98,19 +101,19 @@ class ProgressMeter:
         self._bytes_total = bytes_total
         self._bytes_done = 0
         self._samples.clear()
-        self._send(self._clock())
+        self._send(self.clock())
 
     def update(self, bytes_done: int) -> None:
         """Say how far it is; an event follows if the last one is old enough."""
         self._bytes_done = bytes_done
-        now = self._clock()
+        now = self.clock()
         if now >= self._next_time:
             self._send(now)
 
     def finish(self) -> None:
         """End the phase; its last event says that all is done."""
         self._bytes_done = self._bytes_total
-        self._send(self._clock())
+        self._send(self.clock())
 
     def _send(self, now: float) -> None:
         self._next_time = now + EVENT_INTERVAL_SECONDS

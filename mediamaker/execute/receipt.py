@@ -21,7 +21,7 @@ from typing import Any
 
 from mediamaker.errors import FormatError, SourceError, UsageError
 from mediamaker.execute.digests import PIECE_SIZE, PieceDigest
-from mediamaker.execute.progress import Clock, ProgressMeter
+from mediamaker.execute.progress import ProgressMeter
 from mediamaker.execute.steps import Run
 from mediamaker.execute.target import ReadableTarget
 from mediamaker.execute.verifier import VerifyResult, check_target_size, verify_digests
@@ -174,7 +174,6 @@ def verify_receipt(
     target: ReadableTarget,
     *,
     meter: ProgressMeter,
-    clock: Clock,
     cancel: threading.Event | None = None,
 ) -> VerifyResult:
     """Compare the target with a receipt; no source is needed.
@@ -188,7 +187,6 @@ def verify_receipt(
         digests=receipt.digests,
         target=target,
         meter=meter,
-        clock=clock,
         piece_size=receipt.piece_size,
         cancel=cancel,
     )

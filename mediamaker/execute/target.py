@@ -86,8 +86,11 @@ class Target(ReadableTarget, Protocol):
     def finish(self) -> None:
         """All is well: give it its name (an image file), then close it."""
 
-    def abort(self) -> None:
-        """It is not to be used: remove it (an image file), then close it."""
+    def abort(self) -> str | None:
+        """It is not to be used: remove it (an image file), then close it.
+
+        Says what is left, if there is more to say than the writer did; aborting twice is harmless.
+        """
 
 
 def describe_target_error(

@@ -20,7 +20,7 @@ from typing import NoReturn
 from mediamaker.errors import VerifyError
 from mediamaker.execute.digests import PIECE_SIZE, PieceDigest, PieceHasher
 from mediamaker.execute.pipeline import Pipeline, SourceFiller, aligned_buffer
-from mediamaker.execute.progress import BusyTimes, Clock, Phase, ProgressMeter
+from mediamaker.execute.progress import Phase, ProgressMeter
 from mediamaker.execute.steps import (
     FILL_SIZE,
     Fill,
@@ -57,7 +57,6 @@ def verify_content(
     reader: SourceReader,
     target: ReadableTarget,
     meter: ProgressMeter,
-    clock: Clock,
     has_digests: bool = False,
     cancel: threading.Event | None = None,
 ) -> VerifyResult:
@@ -69,7 +68,7 @@ def verify_content(
         VerifyError: names the extent and the first byte that differs.
         TargetIOError: the target can't be read; SourceError: a source can't, or it changed.
     """
-    began = clock()
+    began = meter.clock()
     check_target_size(extents.end, target)
     check_sector_aligned(extents, target.logical_sector_size)
     _drop_caches(target)
@@ -79,15 +78,14 @@ def verify_content(
         on_target = [run for start, end in written for run in target.data_runs(start, end)]
         runs = merge_runs(find_data_runs(extents, reader), on_target)
     hasher = PieceHasher() if has_digests else None
-    filler = SourceFiller(reader, meter.busy, clock)
-    back = _TargetReader(target, extents, meter.busy, clock)
+    filler = SourceFiller(reader, meter)
+    back = _TargetReader(target, extents, meter)
     actual = aligned_buffer(FILL_SIZE)
     meter.start(Phase.VERIFY, runs_size(runs))
     with Pipeline(
         iter_steps(extents, runs),
         filler.fill,
-        busy=meter.busy,
-        clock=clock,
+        meter=meter,
         hasher=hasher,
         cancel=cancel,
     ) as pipeline:
@@ -102,7 +100,7 @@ def verify_content(
     meter.finish()
     return VerifyResult(
         bytes_read=back.bytes_read,
-        seconds=clock() - began,
+        seconds=meter.clock() - began,
         digests=tuple(hasher.digests) if hasher else (),
     )
 
@@ -113,7 +111,6 @@ def verify_digests(
     digests: Sequence[PieceDigest],
     target: ReadableTarget,
     meter: ProgressMeter,
-    clock: Clock,
     extents: ExtentMap | None = None,
     reader: SourceReader | None = None,
     piece_size: int = PIECE_SIZE,
@@ -126,19 +123,18 @@ def verify_digests(
     Raises:
         VerifyError: the first piece that differs; TargetIOError: the target can't be read.
     """
-    began = clock()
+    began = meter.clock()
     end = max((end for _, end in runs), default=0)
     check_target_size(end, target)
     _drop_caches(target)
     hasher = PieceHasher(piece_size)
-    back = _TargetReader(target, extents, meter.busy, clock)
+    back = _TargetReader(target, extents, meter)
     comparison = _DigestComparison(digests, hasher)
     meter.start(Phase.VERIFY, runs_size(runs))
     with Pipeline(
         iter_windows(runs),
         lambda step, data: back.read(step.start, data),
-        busy=meter.busy,
-        clock=clock,
+        meter=meter,
         hasher=hasher,
         cancel=cancel,
     ) as pipeline:
@@ -159,7 +155,7 @@ def verify_digests(
         )
     meter.finish()
     return VerifyResult(
-        bytes_read=back.bytes_read, seconds=clock() - began, digests=tuple(hasher.digests)
+        bytes_read=back.bytes_read, seconds=meter.clock() - began, digests=tuple(hasher.digests)
     )
 
 
@@ -188,17 +184,16 @@ class _TargetReader:
     """Reads the target; an error names the extent, and the reading time is counted."""
 
     def __init__(
-        self, target: ReadableTarget, extents: ExtentMap | None, busy: BusyTimes, clock: Clock
+        self, target: ReadableTarget, extents: ExtentMap | None, meter: ProgressMeter
     ) -> None:
         self.bytes_read = 0
         self.name = target.name
         self._target = target
         self._extents = extents
-        self._busy = busy
-        self._clock = clock
+        self.meter = meter
 
     def read(self, offset: int, data: memoryview) -> None:
-        began = self._clock()
+        began = self.meter.clock()
         try:
             self._target.preadinto(offset, data)
         except OSError as error:
@@ -210,7 +205,7 @@ class _TargetReader:
                 extents=self._extents,
             ) from error
         self.bytes_read += len(data)
-        self._busy.target += self._clock() - began
+        self.meter.busy.target += self.meter.clock() - began
 
 
 def check_target_size(needed_size: int, target: ReadableTarget) -> None:
@@ -244,7 +239,7 @@ def _raise_difference(
     extents: ExtentMap, reader: SourceReader, back: _TargetReader, start: int, end: int
 ) -> NoReturn:
     """Read ``[start, end)`` of target and plan once more; name the first byte that differs."""
-    filler = SourceFiller(reader, BusyTimes(), lambda: 0.0)
+    filler = SourceFiller(reader, back.meter)
     expected_buffer, actual_buffer = aligned_buffer(FILL_SIZE), aligned_buffer(FILL_SIZE)
     first: tuple[int, int, int] | None = None
     difference_count = 0

@@ -24,14 +24,14 @@ from typing import assert_never
 from mediamaker.errors import MediaError, TargetIOError, TargetTooSmallError
 from mediamaker.execute.digests import PieceDigest, PieceHasher
 from mediamaker.execute.flusher import BackgroundFlusher
+from mediamaker.execute.interrupts import check_cancelled
 from mediamaker.execute.pipeline import (
     Filled,
     Pipeline,
     SourceFiller,
     aligned_buffer,
-    check_cancelled,
 )
-from mediamaker.execute.progress import Clock, Phase, ProgressMeter
+from mediamaker.execute.progress import Phase, ProgressMeter
 from mediamaker.execute.steps import (
     FILL_SIZE,
     Copy,
@@ -44,7 +44,6 @@ from mediamaker.execute.steps import (
     stream_size,
 )
 from mediamaker.execute.target import Target, describe_target_error
-from mediamaker.execute.uninterrupted import run_uninterrupted
 from mediamaker.extents import ExtentMap, check_sector_aligned
 from mediamaker.sources.reader import SourceReader
 from mediamaker.units import format_range, format_size
@@ -87,13 +86,14 @@ def write_extents(
     reader: SourceReader,
     target: Target,
     meter: ProgressMeter,
-    clock: Clock,
     has_digests: bool,
     cancel: threading.Event | None = None,
 ) -> WriteResult:
     """Write every written extent of ``extents``; ``commit`` ranges are valid last.
 
-    The target is neither finished nor aborted: that is the caller's, after verification.
+    The target is neither finished nor aborted: that is the caller's, after verification. So is
+    holding SIGINT back (``interrupts.py``): a raw KeyboardInterrupt is cleaned up after as well,
+    but not a second one meanwhile.
 
     Raises:
         TargetTooSmallError, PlanError: nothing was touched.
@@ -109,7 +109,6 @@ def write_extents(
         reader=reader,
         target=target,
         meter=meter,
-        clock=clock,
         cancel=cancel,
     )
     try:
@@ -144,7 +143,6 @@ class _Writer:
         reader: SourceReader,
         target: Target,
         meter: ProgressMeter,
-        clock: Clock,
         cancel: threading.Event | None,
     ) -> None:
         self._extents = extents
@@ -152,11 +150,10 @@ class _Writer:
         self._reader = reader
         self._target = target
         self._meter = meter
-        self._clock = clock
         self._cancel = cancel
         self._state = _State.UNTOUCHED
-        self._filler = SourceFiller(reader, meter.busy, clock)
-        self._flusher = BackgroundFlusher(target.flush_data, clock=clock, cancel=cancel)
+        self._filler = SourceFiller(reader, meter)
+        self._flusher = BackgroundFlusher(target.flush_data, clock=meter.clock, cancel=cancel)
         self._commit_data: list[tuple[int, bytes]] = []
         self._needed_size = extents.written_size
         self._can_copy = target.starts_zeroed
@@ -167,7 +164,7 @@ class _Writer:
         self._forward_skips = 0
 
     def run(self, *, has_digests: bool) -> WriteResult:
-        began = self._clock()
+        began = self._meter.clock()
         self._meter.start(Phase.PREPARE, 0)
         runs = self._find_runs(has_digests=has_digests)
         self._needed_size = runs_size(runs)
@@ -179,14 +176,13 @@ class _Writer:
             self._flusher.close()
         self._flush()
         self._reader.check_all()
-        check_cancelled(self._cancel)
         self._write_commit()
         return WriteResult(
             bytes_written=self._bytes_written,
             bytes_read=self._filler.bytes_read + self._bytes_copied,
             out_of_order_writes=self._out_of_order_writes,
             forward_skips=self._forward_skips,
-            seconds=self._clock() - began,
+            seconds=self._meter.clock() - began,
             digests=tuple(hasher.digests) if hasher else (),
         )
 
@@ -203,7 +199,7 @@ class _Writer:
                 return _LEFT_BLANK
             case _State.INVALIDATING | _State.COMMITTING:
                 try:
-                    run_uninterrupted(self._blank)
+                    self._blank()
                 except OSError as error:
                     return (
                         f"it could not be blanked ({error.strerror}): it may look valid, "
@@ -244,17 +240,16 @@ class _Writer:
         with Pipeline(
             steps,
             self._filler.fill,
-            busy=self._meter.busy,
-            clock=self._clock,
+            meter=self._meter,
             hasher=hasher,
             cancel=self._cancel,
         ) as pipeline:
             for filled in pipeline:
-                began = self._clock()
+                began = self._meter.clock()
                 streamed_size += self._carry_out(filled)
                 if not self._target.is_durable:
                     self._advance_flusher(streamed_size)
-                self._meter.busy.target += self._clock() - began
+                self._meter.busy.target += self._meter.clock() - began
                 self._meter.update(
                     streamed_size if self._target.is_durable else self._flusher.durable_size
                 )
@@ -319,15 +314,20 @@ class _Writer:
 
     def _write(self, offset: int, data: memoryview, *, doing: str = "writing") -> None:
         while data:
+            check_cancelled(self._cancel)
             try:
-                count = self._target.pwrite(offset, data)
+                count = self._write_some(offset, data)
             except OSError as error:
                 raise self._describe(error, doing, offset) from error
-            if count <= 0:
-                raise self._describe(OSError(errno.EIO, "wrote nothing"), doing, offset)
             self._count_write(offset, count)
             offset += count
             data = data[count:]
+
+    def _write_some(self, offset: int, data: memoryview) -> int:
+        count = self._target.pwrite(offset, data)
+        if count <= 0:
+            raise OSError(errno.EIO, "wrote nothing")
+        return count
 
     def _count_write(self, offset: int, count: int) -> None:
         if offset != self._next_offset:
@@ -367,7 +367,7 @@ class _Writer:
             offset = start
             while offset < end:
                 try:
-                    offset += self._target.pwrite(offset, zeros[: min(FILL_SIZE, end - offset)])
+                    offset += self._write_some(offset, zeros[: min(FILL_SIZE, end - offset)])
                 except OSError as error:
                     where = format_range(offset, end)
                     failure = failure or OSError(error.errno, f"{error.strerror} at {where}")
