@@ -42,7 +42,7 @@ DEFAULT_CACHE = Path(__file__).resolve().parents[2] / "out" / "standin"
 
 _HERE = Path(__file__).resolve().parent
 _EFISYS_SIZE_KIB = 1440
-_SMALL_INSTALL_FILLER_SIZE = 40_000_000
+_SMALL_INSTALL_FILLER_SIZE = 32_000_000
 _BENCH_INSTALL_FILLER_SIZE = 5 << 30  # and half a GiB more of Winre.wim
 _BENCH_BOOT_FILLER_SIZE = 500_000_000
 _BENCH_MANIFEST_ROUNDS = 4
