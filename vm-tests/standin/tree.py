@@ -83,21 +83,26 @@ _AWKWARD_NAMES = (
     "sources/$OEM$/$1/Drivers/noextension",
     "sources/$OEM$/$1/Drivers/many.dots.in.one.name.tar.gz",
     "sources/$OEM$/$1/Drivers/archive.tar~1.gz",
-    "sources/$OEM$/$1/Drivers/archiv~1.gz",
     "sources/$OEM$/$1/a/b/c/d/e/f/g/h/i/j/k/deep.txt",
     "sources/$OEM$/$1/Drivers/"
     + "a name as long as Joliet and genisoimage allow ".ljust(99, "x")
     + ".cab",
 )
 
+_ALIAS_TRAP = "sources/$OEM$/$1/Drivers/archiv~1.gz"
+"""The alias that archive.tar~1.gz would get: mcopy 4.0.32 silently loses one of the two."""
 
-def media_files(arch: str, *, manifest_rounds: int = 1) -> Iterator[tuple[str, bytes]]:
+
+def media_files(
+    arch: str, *, manifest_rounds: int = 1, has_alias_trap: bool = True
+) -> Iterator[tuple[str, bytes]]:
     """Path (with ``/``) and content of each small file; ``manifest_rounds`` multiplies the many."""
     yield from _root_files(arch)
     yield from _boot_files(arch)
     yield from _setup_files(arch)
     yield from _component_files(arch, manifest_rounds)
-    for path in _UNICODE_NAMES + _AWKWARD_NAMES:
+    trap = (_ALIAS_TRAP,) if has_alias_trap else ()
+    for path in _UNICODE_NAMES + _AWKWARD_NAMES + trap:
         yield path, content.text(path, 40 + 13 * len(path))
     yield "sources/$OEM$/$1/Drivers/empty.txt", b""
 
