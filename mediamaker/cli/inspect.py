@@ -9,7 +9,7 @@ from typing import Any
 
 from mediamaker.cli.output import Output
 from mediamaker.errors import ExitCode
-from mediamaker.plan.request import FAT32_FILE_SIZE_MAX, Layout
+from mediamaker.plan.request import Layout, MediaRequest
 from mediamaker.sources.kinds import Inspection, SourceWim, inspect_source
 from mediamaker.units import format_size
 
@@ -87,7 +87,7 @@ def _words(inspection: Inspection) -> str:
     layout = Layout(inspection.layout)
     words = f"{layout.value}: {layout.summary}"
     for source in inspection.install_wims:
-        if source.entry.size > FAT32_FILE_SIZE_MAX:
+        if source.entry.size > MediaRequest().part_size_max:
             if source.wim.is_solid:
                 words += f"; not possible yet: {source.path_text} is solid and over 4 GiB"
             else:

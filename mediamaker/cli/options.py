@@ -6,8 +6,9 @@ from __future__ import annotations
 import argparse
 
 from mediamaker.errors import UsageError
+from mediamaker.formats.fat import FILE_SIZE_MAX, FILE_SIZE_SAFE_MAX
 from mediamaker.plan.geometry import SECTOR_SIZES
-from mediamaker.plan.request import FAT32_FILE_SIZE_MAX, Layout, MediaRequest
+from mediamaker.plan.request import Layout, MediaRequest
 from mediamaker.units import MIB, format_size, parse_size
 
 _PART_SIZE_MIN = MIB
@@ -56,9 +57,10 @@ def add_media_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--part-size",
         type=size_argument,
-        default=FAT32_FILE_SIZE_MAX,
+        default=FILE_SIZE_SAFE_MAX,
         metavar="SIZE",
-        help=f"largest part of a split install.wim (default: {FAT32_FILE_SIZE_MAX} bytes)",
+        help=f"split an install.wim that is larger, into parts of this size (default: "
+        f"{FILE_SIZE_SAFE_MAX} bytes, what fsck.fat can check; FAT32 holds {FILE_SIZE_MAX})",
     )
 
 
@@ -96,10 +98,10 @@ def media_request(args: argparse.Namespace) -> MediaRequest:
     Raises:
         UsageError: a part size that can't be.
     """
-    if not _PART_SIZE_MIN <= args.part_size <= FAT32_FILE_SIZE_MAX:
+    if not _PART_SIZE_MIN <= args.part_size <= FILE_SIZE_MAX:
         raise UsageError(
             f"--part-size {args.part_size}: from {format_size(_PART_SIZE_MIN)} to "
-            f"{FAT32_FILE_SIZE_MAX} bytes (what FAT32 can hold) are possible"
+            f"{FILE_SIZE_MAX} bytes (what FAT32 can hold) are possible"
         )
     return MediaRequest(
         layout=args.layout,

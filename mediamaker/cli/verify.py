@@ -96,7 +96,7 @@ def _verify_receipt(args: argparse.Namespace, output: Output, target: ReadableTa
     receipt = read_receipt(args.receipt)
     with ProgressView(output) as view:
         meter = ProgressMeter(view.show, time.monotonic)
-        result = verify_receipt(receipt, target, meter=meter, clock=time.monotonic)
+        result = verify_receipt(receipt, target, meter=meter)
     _report(args, output, receipt.plan_id, "receipt", result.bytes_read)
 
 
@@ -108,7 +108,6 @@ def _verify_plan(args: argparse.Namespace, output: Output, target: ReadableTarge
             reader=reader,
             target=target,
             meter=ProgressMeter(view.show, time.monotonic),
-            clock=time.monotonic,
         )
     against = "plan" if args.plan is not None else "source"
     _report(args, output, plan.plan_id, against, result.bytes_read)

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mediamaker.errors import NotRepresentableError
+from mediamaker.formats.fat import FILE_SIZE_MAX
 from mediamaker.plan.identity import Identities
-from mediamaker.plan.request import FAT32_FILE_SIZE_MAX, MediaRequest
+from mediamaker.plan.request import MediaRequest
 from mediamaker.plan.split import split_wim
 from mediamaker.sources.kinds import SourceWim
 from mediamaker.sources.tree import Entry, SourceTree
@@ -54,7 +55,7 @@ def _items(
     identities: Identities,
     notes: list[str],
 ) -> Iterator[TreeItem]:
-    limit = min(request.part_size_max, FAT32_FILE_SIZE_MAX)
+    limit = min(request.part_size_max, FILE_SIZE_MAX)
     for entry in tree.entries:
         if entry.is_dir:
             yield TreeItem(entry.path, None, entry.modified_ns)
@@ -71,21 +72,23 @@ def _split(
     entry = source.entry
     guid = identities.derive_guid("split WIM", source.wim.header.guid)
     parts = split_wim(source.wim, entry.pieces, guid, limit)
-    sizes = ", ".join(f"{part.name} {format_size(part.size)}" for part in parts)
-    limit_text = "4 GiB - 1" if limit == FAT32_FILE_SIZE_MAX else format_size(limit)
-    notes.append(
-        f"{entry.path_text} has {format_size(entry.size)}, a file may have {limit_text}: "
-        f"split into {len(parts)} parts ({sizes}), without copying or recompressing"
-    )
+    why = f"{entry.path_text} has {format_size(entry.size)}, a file may have {format_size(limit)}"
+    if len(parts) == 1:
+        notes.append(f"{why}: without its unused room it fits ({format_size(parts[0].size)})")
+    else:
+        sizes = ", ".join(f"{part.name} {format_size(part.size)}" for part in parts)
+        notes.append(
+            f"{why}: split into {len(parts)} parts ({sizes}), without copying or recompressing"
+        )
     for part in parts:
         yield TreeItem((*entry.path[:-1], part.name), part.pieces, entry.modified_ns)
 
 
 def _check_size(entry: Entry) -> None:
-    if entry.size > FAT32_FILE_SIZE_MAX:
+    if entry.size > FILE_SIZE_MAX:
         raise NotRepresentableError(
             f"{entry.path_text} has {entry.size} bytes ({format_size(entry.size)}), "
-            f"FAT32 holds at most {FAT32_FILE_SIZE_MAX} a file",
+            f"FAT32 holds at most {FILE_SIZE_MAX} a file",
             hint="only an install.wim can be split; leave the file out: copy the tree without it "
             "into a folder and give that as the source",
         )

@@ -6,8 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-FAT32_FILE_SIZE_MAX = 0xFFFFFFFF
-"""Microsoft FAT specification 1.03: DIR_FileSize is 32 bits."""
+from mediamaker.formats.fat import FILE_SIZE_SAFE_MAX
 
 
 class Layout(StrEnum):
@@ -32,9 +31,13 @@ _SUMMARIES = {
 
 @dataclass(frozen=True, slots=True)
 class MediaRequest:
-    """Choices that shape a plan; ``None`` means: as suits the source."""
+    """Choices that shape a plan; ``None`` means: as suits the source.
+
+    ``part_size_max``: an install.wim larger than this is split into parts no larger. FAT32 holds
+    4 GiB - 1, but the default stays what fsck.fat 4.2 can check without damage.
+    """
 
     layout: Layout | None = None
     volume_label: str | None = None
     cluster_size: int | None = None
-    part_size_max: int = FAT32_FILE_SIZE_MAX
+    part_size_max: int = FILE_SIZE_SAFE_MAX
