@@ -122,7 +122,7 @@ class StickFile:
         assert len(buffer) % 512 == 0
         return os.pwrite(self._descriptor, buffer, offset)
 
-    def copy_from(self, *arguments: int) -> int:
+    def copy_from(self, *_: int) -> int:
         raise OSError(errno.EINVAL, "not between devices")
 
     def data_runs(self, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -202,9 +202,9 @@ class FaultyTarget:
         self._note("finish")
         self.inner.finish()
 
-    def abort(self) -> None:
+    def abort(self) -> str | None:
         self._note("abort")
-        self.inner.abort()
+        return self.inner.abort()
 
     def _note(self, name: str, *arguments: int) -> int:
         number = self.counts[name] = self.counts.get(name, 0) + 1
