@@ -56,6 +56,7 @@ class Volume:
         self._fats = fats
         self._data_offset = self._fat_offset + fats * self._fat_size
         self._cluster_size = sectors_per_cluster * sector_size
+        self.last_cluster = (size - self._data_offset) // self._cluster_size + 1
 
     def read(self, offset: int, size: int) -> bytes:
         with self.path.open("rb") as file:

@@ -54,9 +54,11 @@ def boot(tmp_path: Path, disk: Path, *, hidden: int = START_LBA, bps: int = 512,
     assert f"BIOS OK token={TOKEN} dl=80 bps={bps:04x} hidden={hidden:08x}" in text
 
 
-def message(tmp_path: Path, disk: Path, expected: str, *, restart: bool = False) -> None:
+def message(
+    tmp_path: Path, disk: Path, expected: str, *, restart: bool = False, floppy: Path | None = None
+) -> None:
     """The boot stops with this on screen."""
-    with Qemu(tmp_path, drive(disk)) as machine:
+    with Qemu(tmp_path, drive(disk), floppy=floppy) as machine:
         screen = machine.wait_screen("Press any key to restart")
         # SeaBIOS leaves its own line unfinished or not; ours ends where it should.
         assert any(line.endswith(expected) for line in screen.splitlines()), screen
@@ -347,6 +349,24 @@ def _chain(position: int, value: Callable[[list[int]], int]) -> Callable[[Volume
     return damage
 
 
+def _leaves_the_volume(*, after_last_cluster: bool) -> Callable[[Volume, bytes], None]:
+    """The FAT has entries for more clusters than there are; the chain's end uses one."""
+
+    def damage(volume: Volume, bootmgr: bytes) -> None:
+        volume.copy_in(bootmgr, "/BOOTMGR")
+        chain = volume.file_chain("BOOTMGR")
+        absent = volume.last_cluster + 1
+        assert volume.fat_entry_offset(absent + 1) <= volume.fat_entry_offset(0, fat=1)
+        volume.set_fat_entry(absent, CLUSTER_END)
+        if after_last_cluster:
+            volume.set_fat_entry(absent - 1, absent)
+            volume.set_fat_entry(chain[-3], absent - 1)
+        else:
+            volume.set_fat_entry(chain[-2], absent)
+
+    return damage
+
+
 def _first_cluster(value: int) -> Callable[[Volume, bytes], None]:
     def damage(volume: Volume, bootmgr: bytes) -> None:
         volume.copy_in(bootmgr, "/BOOTMGR")
@@ -400,6 +420,8 @@ VOLUME_FAULTS = {
     "free cluster": (_chain(0, lambda _: 0), CHAIN_TEXT),
     "cluster 1": (_chain(3, lambda _: 1), CHAIN_TEXT),
     "cluster past the end": (_chain(900, lambda _: 0x00100000), CHAIN_TEXT),
+    "chain jumps out of the volume": (_leaves_the_volume(after_last_cluster=False), CHAIN_TEXT),
+    "chain runs out of the volume": (_leaves_the_volume(after_last_cluster=True), CHAIN_TEXT),
     "first cluster 0": (_first_cluster(0), CHAIN_TEXT),
     "first cluster past the end": (_first_cluster(0x0ABCDEF0), CHAIN_TEXT),
     "root directory loops": (_root((2, 3), (3, 2)), ROOT_TEXT),
@@ -427,18 +449,33 @@ def test_faults_of_the_volume_are_named(tmp_path, bootmgr, fault):
     message(tmp_path, make_disk(tmp_path / "disk.img", volume), expected)
 
 
-def test_fragment_past_the_last_fat_sector_is_refused(tmp_path, bootmgr):
-    """A BPB whose FAT is too short for its clusters: never reads past the FAT's end."""
+def test_cluster_past_the_end_of_the_fat_is_refused(tmp_path, bootmgr):
+    """A BPB whose FAT is too short for its clusters: what follows it is not taken for FAT."""
     volume = small_volume(tmp_path)
     volume.copy_in(bytes(16 * MIB), "/FILLER")
     volume.copy_in(bootmgr, "/BOOTMGR")
     data_offset = volume.cluster_offset(2)
     # 32 sectors of FAT hold 4096 clusters; reserved sectors grow so that the data stay put.
+    fat_offset = data_offset - 32 * 512
+    chain = volume.file_chain("BOOTMGR")
+    assert chain[0] >= 4096
     volume.write(0x24, struct.pack("<I", 32))
     volume.write(0x10, b"\x01")
-    volume.write(0x0E, struct.pack("<H", data_offset // 512 - 32))
-    volume.write(data_offset - 32 * 512, struct.pack("<3I", 0x0FFFFFF8, CLUSTER_END, CLUSTER_END))
+    volume.write(0x0E, struct.pack("<H", fat_offset // 512))
+    volume.write(fat_offset, struct.pack("<3I", 0x0FFFFFF8, CLUSTER_END, CLUSTER_END))
+    # In FILLER, where a longer FAT would be: the chain, so that only the check can stop it.
+    entries = [*chain[1:], CLUSTER_END]
+    volume.write(fat_offset + chain[0] * 4, struct.pack(f"<{len(entries)}I", *entries))
     message(tmp_path, make_disk(tmp_path / "disk.img", volume), CHAIN_TEXT)
+
+
+@pytest.mark.parametrize("si_lba", [0, 77])
+def test_neither_entry_nor_bpb_leads_to_stage_2(tmp_path, bootmgr, si_lba):
+    volume = small_volume(tmp_path, hidden=50)
+    volume.copy_in(bootmgr, "/BOOTMGR")
+    disk = make_disk(tmp_path / "disk.img", volume)
+    floppy = shim(tmp_path, FIRST_LBA=START_LBA, SI_LBA=si_lba)
+    message(tmp_path, disk, CODE_TEXT, floppy=floppy)
 
 
 TABLE_FAULTS = {
