@@ -108,7 +108,8 @@ def pack_arguments(opened: OpenDisk, index: int) -> list[str]:
         drive += ["auto-read-only=off", "file.auto-read-only=off"]
     common = [f"drive={drive_id}"]
     if disk.bus is not Bus.SD:
-        common.append(f"bootindex={index}")
+        # From 1: QEMU itself gives 0 to a kernel that is named with -kernel.
+        common.append(f"bootindex={index + 1}")
         if disk.logical_sector_size != 512:
             common.append(f"logical_block_size={disk.logical_sector_size}")
             common.append(f"physical_block_size={disk.logical_sector_size}")
