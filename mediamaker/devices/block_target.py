@@ -60,12 +60,12 @@ class BlockTarget(Descriptor):
         except OSError as error:
             raise _describe_open_error(error, path) from error
         try:
-            if writable and _ioctl_int(descriptor, _BLKROGET):
-                raise _read_only(path)
             # lseek(2) says the size on every architecture, BLKGETSIZE64 has several numbers.
             size = os.lseek(descriptor, 0, os.SEEK_END)
             if size == 0:
                 raise TargetRefusedError(f"{path}: holds no medium (its size is 0)")
+            if writable and _ioctl_int(descriptor, _BLKROGET):
+                raise _read_only(path)
             sector_size = _ioctl_int(descriptor, _BLKSSZGET)
         except OSError as error:
             os.close(descriptor)

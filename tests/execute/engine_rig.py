@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mediamaker.execute.create import execute_plan
 from mediamaker.execute.progress import ProgressMeter, ignore_event
+from mediamaker.execute.verifier import verify_digests
 from mediamaker.execute.writer import write_extents
 from mediamaker.extents import (
     ExtentMap,
@@ -250,4 +251,17 @@ def execute(rig: Rig, target, **options):
             reader=reader,
             target=target,
             **options,
+        )
+
+
+def verify_stick(rig: Rig, target, digests):
+    """As after a write: by digests, and traced to the byte by the source."""
+    with rig.reader() as reader:
+        return verify_digests(
+            runs=list(rig.extents.written_runs(0, rig.extents.end)),
+            digests=digests,
+            target=target,
+            meter=make_meter(),
+            extents=rig.extents,
+            reader=reader,
         )

@@ -10,7 +10,7 @@ import pytest
 
 from mediamaker.errors import SourceChangedError, TargetIOError, VerifyError
 from mediamaker.execute.digests import PIECE_SIZE
-from mediamaker.execute.verifier import verify_content, verify_digests
+from mediamaker.execute.verifier import verify_content
 from mediamaker.extents import ExtentMapBuilder, FileRange, Literal, Unwritten, Zeros
 from tests.execute.engine_rig import (
     MIB,
@@ -19,6 +19,7 @@ from tests.execute.engine_rig import (
     execute,
     fail_at,
     make_meter,
+    verify_stick,
     write,
 )
 
@@ -27,18 +28,6 @@ def content(rig, target, **options):
     with rig.reader() as reader:
         return verify_content(
             extents=rig.extents, reader=reader, target=target, meter=make_meter(), **options
-        )
-
-
-def digests(rig, target, written):
-    with rig.reader() as reader:
-        return verify_digests(
-            runs=list(rig.extents.written_runs(0, rig.extents.end)),
-            digests=written,
-            target=target,
-            meter=make_meter(),
-            extents=rig.extents,
-            reader=reader,
         )
 
 
@@ -58,7 +47,7 @@ def written(rig, stick):
 
 def test_a_good_stick_passes_both_ways(rig, stick, written):
     assert content(rig, stick).bytes_read == rig.extents.written_size
-    assert digests(rig, stick, written).bytes_read == rig.extents.written_size
+    assert verify_stick(rig, stick, written).bytes_read == rig.extents.written_size
     assert content(rig, stick, has_digests=True).digests == written
 
 
@@ -80,13 +69,13 @@ def test_a_flipped_bit_is_found_and_named(rig, stick, written, seed):
     with pytest.raises(VerifyError, match=re.escape(message)):
         content(rig, stick)
     with pytest.raises(VerifyError, match=re.escape(message)):
-        digests(rig, stick, written)
+        verify_stick(rig, stick, written)
 
 
 def test_what_is_unwritten_may_be_anything(rig, stick, written):
     flip(stick, 14 * MIB, 0xFF)
     content(rig, stick)
-    digests(rig, stick, written)
+    verify_stick(rig, stick, written)
 
 
 def test_the_first_of_many_is_named_and_all_are_counted(rig, stick, written):
@@ -95,11 +84,11 @@ def test_the_first_of_many_is_named_and_all_are_counted(rig, stick, written):
     with pytest.raises(VerifyError, match=r"first difference at 0x200000 .* 4 bytes differ"):
         content(rig, stick)
     with pytest.raises(VerifyError, match=r"first difference at 0x200000 .* 4 bytes differ"):
-        digests(rig, stick, written)
+        verify_stick(rig, stick, written)
 
 
 def test_caches_are_dropped_before_the_first_read(rig, stick, written):
-    for check in (lambda t: content(rig, t), lambda t: digests(rig, t, written)):
+    for check in (lambda t: content(rig, t), lambda t: verify_stick(rig, t, written)):
         target = FaultyTarget(stick)
         check(target)
         names = [entry[0] for entry in target.log]
@@ -126,19 +115,19 @@ def test_a_medium_that_answers_differently_the_second_time(rig, stick, written):
 
     target.preadinto = once_wrong
     with pytest.raises(VerifyError, match="right when read again"):
-        digests(rig, target, written)
+        verify_stick(rig, target, written)
 
 
 def test_an_unreadable_sector_names_its_extent(rig, stick, written):
     target = FaultyTarget(stick, fail_at(2 * MIB, errno.EIO, call="preadinto"))
-    for check in (lambda: content(rig, target), lambda: digests(rig, target, written)):
+    for check in (lambda: content(rig, target), lambda: verify_stick(rig, target, written)):
         with pytest.raises(TargetIOError, match=r"reading back failed at 0x\w+ .*: Input/output"):
             check()
 
 
 def test_a_target_that_is_too_small(rig, stick, written):
     stick.size -= 512
-    for check in (lambda: content(rig, stick), lambda: digests(rig, stick, written)):
+    for check in (lambda: content(rig, stick), lambda: verify_stick(rig, stick, written)):
         with pytest.raises(VerifyError, match=f"holds {stick.size} bytes, the plan covers"):
             check()
 
@@ -182,11 +171,11 @@ def test_pieces(ram_path, rig):
         (1, MIB),
         (3, MIB + 512),
     ]
-    digests(rig, stick, written)
+    verify_stick(rig, stick, written)
     flip(stick, PIECE_SIZE, 1)
     with pytest.raises(VerifyError, match=rf"first difference at {PIECE_SIZE:#x} "):
-        digests(rig, stick, written)
+        verify_stick(rig, stick, written)
     flip(stick, PIECE_SIZE, 1)
     with pytest.raises(VerifyError, match="right when read again"):
-        digests(rig, stick, (*written[:-1], written[0]))
+        verify_stick(rig, stick, (*written[:-1], written[0]))
     stick.close()
