@@ -6,6 +6,7 @@ References: open(2), copy_file_range(2), lseek(2) (SEEK_DATA), posix_fadvise(2).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -47,6 +48,7 @@ class FileTarget(Descriptor):
         self._path = path
         self._partial_path = partial_path
         self._is_replacing = is_replacing
+        self._direct_descriptor = -1
 
     @classmethod
     def create(
@@ -144,10 +146,23 @@ class FileTarget(Descriptor):
             position = data_end
 
     def drop_caches(self) -> None:
-        """Write out, then have the page cache forget it."""
+        """Write out, have the page cache forget it, and read past it from now on if we may."""
         if self._partial_path is not None:
             self.flush()
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        if self._direct_descriptor < 0:
+            # Some file systems know no O_DIRECT; the cache is empty, so plain reads do as well.
+            with contextlib.suppress(OSError):
+                self._direct_descriptor = os.open(
+                    f"/proc/self/fd/{self._descriptor}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT
+                )
+
+    def close(self) -> None:
+        """Let go of it; closing twice is harmless."""
+        descriptor, self._direct_descriptor = self._direct_descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+        super().close()
 
     def is_present(self) -> bool:
         """A file is there as long as it is open."""
@@ -190,6 +205,16 @@ class FileTarget(Descriptor):
         traceback: TracebackType | None,
     ) -> None:
         self.abort()
+
+    def _read_some(self, offset: int, buffer: memoryview) -> int:
+        if self._direct_descriptor >= 0:
+            try:
+                return os.preadv(self._direct_descriptor, [buffer], offset)
+            except OSError as error:
+                # What is not aligned to the blocks of the disk below goes the other way.
+                if error.errno != errno.EINVAL:
+                    raise
+        return super()._read_some(offset, buffer)
 
     def _publish(self, partial_path: Path) -> None:
         if self._is_replacing:

@@ -13,7 +13,7 @@ Both drop caches first, so that the medium answers and not our own memory.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -34,12 +34,14 @@ from mediamaker.execute.steps import (
 from mediamaker.execute.target import ReadableTarget, describe_target_error
 from mediamaker.extents import ExtentMap, check_sector_aligned
 from mediamaker.sources.reader import SourceReader
-from mediamaker.units import align_down, format_range
+from mediamaker.units import align_down, align_up, format_range
 
 _HINT = (
     "the medium may be failing or smaller than it claims, or something wrote to it since; "
     "write it again, or try another one"
 )
+
+_BLOCK_SIZE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +78,13 @@ def verify_content(
     runs = written
     if not has_digests:
         on_target = [run for start, end in written for run in target.data_runs(start, end)]
-        runs = merge_runs(find_data_runs(extents, reader), on_target)
+        data = merge_runs(find_data_runs(extents, reader), on_target)
+        runs = list(_widen(data, written))
     hasher = PieceHasher() if has_digests else None
     filler = SourceFiller(reader, meter)
     back = _TargetReader(target, extents, meter)
     actual = aligned_buffer(FILL_SIZE)
+    comparer = _Comparer()
     meter.start(Phase.VERIFY, runs_size(runs))
     with Pipeline(
         iter_steps(extents, runs),
@@ -92,7 +96,7 @@ def verify_content(
         for filled in pipeline:
             step = filled.step
             back.read(step.start, actual[: step.size])
-            if not _is_equal(actual[: step.size], filled.data):
+            if not comparer.is_equal(actual[: step.size], filled.data):
                 piece_end = min(extents.end, align_down(step.start, PIECE_SIZE) + PIECE_SIZE)
                 _raise_difference(extents, reader, back, step.start, piece_end)
             meter.update(back.bytes_read)
@@ -157,6 +161,21 @@ def verify_digests(
     return VerifyResult(
         bytes_read=back.bytes_read, seconds=meter.clock() - began, digests=tuple(hasher.digests)
     )
+
+
+def _widen(data: Sequence[Run], written: Sequence[Run]) -> Iterator[Run]:
+    """``data`` widened to whole blocks, as O_DIRECT reads them, within what was written."""
+    blocks = merge_runs(
+        (align_down(start, _BLOCK_SIZE), align_up(end, _BLOCK_SIZE)) for start, end in data
+    )
+    index = 0
+    for start, end in blocks:
+        while index < len(written) and written[index][1] <= start:
+            index += 1
+        for low, high in written[index:]:
+            if low >= end:
+                break
+            yield max(start, low), min(end, high)
 
 
 class _DigestComparison:
@@ -230,9 +249,21 @@ def _drop_caches(target: ReadableTarget) -> None:
         ) from error
 
 
-def _is_equal(left: memoryview, right: memoryview) -> bool:
-    # bytearray compares by memcmp; two memoryviews would be compared item by item.
-    return bytearray(left) == right
+class _Comparer:
+    """Compares buffers by memcmp; two memoryviews would be compared item by item.
+
+    That takes a bytearray on one side. It is kept, as the page faults of a new one for every
+    buffer were seen to cost more than the comparison.
+    """
+
+    def __init__(self) -> None:
+        self._scratch = bytearray(FILL_SIZE)
+
+    def is_equal(self, left: memoryview, right: memoryview) -> bool:
+        if len(left) != FILL_SIZE:
+            return bytearray(left) == right
+        self._scratch[:] = left
+        return self._scratch == right
 
 
 def _raise_difference(
@@ -270,7 +301,7 @@ def _raise_difference(
 
 def _count_differences(expected: memoryview, actual: memoryview) -> tuple[int, int]:
     """Index of the first byte that differs, and how many do; ``(0, 0)`` if none."""
-    if _is_equal(actual, expected):
+    if bytearray(actual) == expected:
         return 0, 0
     size = len(expected)
     # One big exclusive or: a loop over 4 MiB of bytes would take a second.

@@ -6,12 +6,12 @@ import itertools
 import os
 import signal
 import threading
-import time
 
 import pytest
 
 from mediamaker.devices.target import FileTarget
 from mediamaker.errors import SourceChangedError, TargetIOError, TargetRefusedError, VerifyError
+from mediamaker.execute.interrupts import interrupt_sets
 from mediamaker.execute.progress import Phase, Progress
 from tests.execute.engine_rig import MIB, FaultyTarget, execute, fail_at, make_rig
 
@@ -131,24 +131,23 @@ class TestInterrupted:
 
     def test_by_ctrl_c_at_any_time(self, rig, tmp_path):
         """A real SIGINT at moments that nobody chose; the outcome is all or nothing."""
-        outcomes = set()
+        outcomes = []
         for number in range(12):
             image_path = tmp_path / f"{number}.img"
-            timer = threading.Timer(0.004 * number, os.kill, args=(os.getpid(), signal.SIGINT))
-            try:
+            cancel = threading.Event()
+            # As cli does it: SIGINT is held back from before the target is opened.
+            with interrupt_sets(cancel):
+                timer = threading.Timer(0.004 * number, os.kill, (os.getpid(), signal.SIGINT))
                 timer.start()
-                execute(rig, make(rig, image_path))
-                outcomes.add("done")
-                assert image_path.read_bytes() == rig.expected(unwritten=b"\0")
-            except KeyboardInterrupt:
-                outcomes.add("interrupted")
-                assert not image_path.exists()
-            finally:
                 try:
-                    timer.join()
-                    time.sleep(0.001)
+                    execute(rig, make(rig, image_path), cancel=cancel)
+                    assert image_path.read_bytes() == rig.expected(unwritten=b"\0")
+                    outcomes.append("done")
                 except KeyboardInterrupt:
-                    pass  # it came after the work was done
+                    assert not image_path.exists()
+                    outcomes.append("interrupted")
+                timer.join()
+                assert cancel.wait(10)
         assert not list(tmp_path.glob(".*"))
         assert "interrupted" in outcomes
 
