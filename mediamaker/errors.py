@@ -16,6 +16,7 @@
     |-- VerifyError               5    the medium does not hold what was planned
     |-- TargetIOError             6    the target failed while in use
     |-- BootError                 7    a boot was not proven
+    |-- RunInterruptedError     130    Ctrl-C, or a request to end
     `-- ToolError                 1    a program or library that we need is missing or failed
 
 Only ``cli`` turns an error into an exit code's process end; the numbers live here so
@@ -126,6 +127,12 @@ class BootError(MediaError):
     """A boot was not proven."""
 
     exit_code = ExitCode.BOOT_NOT_PROVEN
+
+
+class RunInterruptedError(MediaError):
+    """Ctrl-C, or a request to end; says what is left on the target."""
+
+    exit_code = ExitCode.INTERRUPTED
 
 
 class ToolError(MediaError):

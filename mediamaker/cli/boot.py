@@ -16,10 +16,6 @@ from mediamaker.vm.boot import BootResult, boot_target
 from mediamaker.vm.disk import Bus
 from mediamaker.vm.firmware import Firmware
 
-NAME = "boot"
-HELP = "boot a disk or image file in QEMU without ever writing to it"
-EXAMPLE = "mediamaker boot stick.img --firmware uefi --expect 'Windows Setup'"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""

@@ -41,10 +41,6 @@ from mediamaker.plan.show import show_picture
 from mediamaker.sources.reader import SourceReader
 from mediamaker.units import format_size
 
-NAME = "create"
-HELP = "write a bootable disk from an ISO or folder, to a block device or an image file"
-EXAMPLE = "mediamaker create Win11.iso /dev/sdX     (or: ... Win11.iso stick.img)"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""

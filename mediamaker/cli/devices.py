@@ -13,10 +13,6 @@ from mediamaker.devices.guard import GuardContext, Verdict, check_disk, confirma
 from mediamaker.errors import ExitCode
 from mediamaker.units import format_size
 
-NAME = "devices"
-HELP = "list disks: model, serial, bus, size, contents, and why each may or may not be a target"
-EXAMPLE = "mediamaker devices --json"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""

@@ -13,10 +13,6 @@ from mediamaker.plan.request import Layout, MediaRequest
 from mediamaker.sources.kinds import Inspection, SourceWim, inspect_source
 from mediamaker.units import format_size
 
-NAME = "inspect"
-HELP = "say what an ISO or folder is, what it boots on, and what would be made of it"
-EXAMPLE = "mediamaker inspect Win11.iso"
-
 _KINDS = {
     "windows-setup": "Windows Setup media",
     "windows-pe": "Windows PE media",

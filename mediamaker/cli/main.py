@@ -6,14 +6,16 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from mediamaker import __version__
-from mediamaker.cli import boot, create, devices, inspect, plan, verify
 from mediamaker.cli.output import Output
-from mediamaker.errors import ExitCode, MediaError, UsageError
+from mediamaker.cli.verbs import VERBS
+from mediamaker.errors import ExitCode, MediaError, RunInterruptedError, UsageError
 
 _EXIT_CODES = """\
 exit codes:
@@ -28,23 +30,6 @@ example:
 """
 
 
-class Verb(Protocol):
-    """What a verb's module offers."""
-
-    NAME: str
-    HELP: str
-    EXAMPLE: str
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the verb's arguments."""
-
-    def run(self, args: argparse.Namespace, output: Output) -> ExitCode:
-        """Do it."""
-
-
-VERBS: tuple[Verb, ...] = (inspect, plan, create, verify, boot, devices)
-
-
 class _Parser(argparse.ArgumentParser):
     """Raises instead of exiting, so that usage errors too can be JSON."""
 
@@ -52,8 +37,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message, hint=f"see `{self.prog} --help`")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with all verbs."""
+def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser with all verbs; only one that ``arguments`` name has its own arguments."""
     parser = _Parser(
         prog="mediamaker",
         description="Makes Windows and Linux install sticks, and proves that they boot.",
@@ -65,18 +50,21 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in VERBS:
         sub = subparsers.add_parser(
-            verb.NAME,
-            help=verb.HELP,
-            description=verb.HELP[0].upper() + verb.HELP[1:] + ".",
-            epilog=f"example:\n  {verb.EXAMPLE}",
+            verb.name,
+            help=verb.help,
+            description=verb.help[0].upper() + verb.help[1:] + ".",
+            epilog=f"example:\n  {verb.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        verb.add_arguments(sub)
+        if verb.name not in arguments:
+            continue
+        module = verb.load()
+        module.add_arguments(sub)
         sub.add_argument(
             "--json", action="store_true", help="one JSON object a line instead of text"
         )
-        sub.set_defaults(run=verb.run)
+        sub.set_defaults(run=module.run)
     return parser
 
 
@@ -86,33 +74,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = Output(as_json="--json" in arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        args = build_parser().parse_args(arguments)
+        args = build_parser(arguments).parse_args(arguments)
         return int(args.run(args, output))
     except MediaError as error:
-        output.error(error)
-        return int(error.exit_code)
-    except KeyboardInterrupt:
-        output.event(
-            "error",
-            exit_code=int(ExitCode.INTERRUPTED),
-            error="Interrupted",
-            message="interrupted",
-            hint=None,
-        )
-        output.note("\nmediamaker: interrupted")
-        return int(ExitCode.INTERRUPTED)
+        return _fail(output, error)
+    except KeyboardInterrupt as error:
+        # The engine notes what is left on the target.
+        message = "; ".join(["interrupted", *getattr(error, "__notes__", ())])
+        return _fail(output, RunInterruptedError(message))
     except BrokenPipeError:
         # The reader of our output went away; there is nobody left to tell.
         sys.stderr.close()
         return int(ExitCode.UNEXPECTED)
     except OSError as error:
-        output.error(_unexpected(error))
-        return int(ExitCode.UNEXPECTED)
+        what = f"{error.filename}: " if error.filename else ""
+        return _fail(output, MediaError(f"{what}{error.strerror or error}"))
+    except Exception as error:  # noqa: BLE001 - a bug is told to the person, not thrown at them
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        words = f"unexpected {type(error).__name__} at {place}: {error}"
+        hint = "this is a bug in mediamaker; please report it with the command that shows it"
+        return _fail(output, MediaError(words, hint=hint))
 
 
-def _unexpected(error: OSError) -> MediaError:
-    what = f"{error.filename}: " if error.filename else ""
-    return MediaError(f"{what}{error.strerror or error}")
+def _fail(output: Output, error: MediaError) -> int:
+    output.error(error)
+    return int(error.exit_code)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

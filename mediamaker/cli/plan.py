@@ -23,10 +23,6 @@ from mediamaker.plan.codec import plan_to_json
 from mediamaker.plan.geometry import Geometry
 from mediamaker.plan.show import show_plan
 
-NAME = "plan"
-HELP = "dry run: show what create would write, byte for byte, and write nothing"
-EXAMPLE = "mediamaker plan Win11.iso --size 16GiB --out plan.json"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""

@@ -35,10 +35,6 @@ from mediamaker.sources.kinds import inspect_source
 from mediamaker.sources.reader import SourceReader
 from mediamaker.units import GIB, format_size
 
-NAME = "verify"
-HELP = "read a disk or image file back and compare every byte with what was planned"
-EXAMPLE = "mediamaker verify /dev/sdX Win11.iso"
-
 _PLAN_FILE_SIZE_MAX = GIB
 
 
@@ -78,7 +74,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     if len(given) != 1:
         raise UsageError(
             f"verify compares with one of SOURCE, --plan or --receipt; {len(given)} were given",
-            hint=f"for example: {EXAMPLE}",
+            hint="for example: mediamaker verify /dev/sdX Win11.iso",
         )
     sector_size = check_sector_size(args.sector_size)
     target = open_for_reading(args.target, logical_sector_size=sector_size)

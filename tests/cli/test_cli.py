@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from mediamaker.cli.main import VERBS, build_parser
+from mediamaker.cli.main import build_parser
+from mediamaker.cli.verbs import VERBS
 
 MIB = 1 << 20
 
@@ -19,10 +20,10 @@ MIB = 1 << 20
 def test_every_verb_has_help_with_an_example(run, capsys):
     for verb in VERBS:
         with pytest.raises(SystemExit) as caught:
-            build_parser().parse_args([verb.NAME, "--help"])
+            build_parser([verb.name]).parse_args([verb.name, "--help"])
         assert caught.value.code == 0
         shown = capsys.readouterr().out
-        assert f"example:\n  mediamaker {verb.NAME}" in shown
+        assert f"example:\n  mediamaker {verb.name}" in shown
         assert "--json" in shown
 
 
@@ -197,8 +198,22 @@ def test_sigterm_and_ctrl_c_leave_nothing_behind(tmp_path, folder):
         out, _ = process.communicate(timeout=30)
         assert time.monotonic() - began < 5
         assert process.returncode == 130
-        assert json.loads(out.splitlines()[-1])["exit_code"] == 130
+        last = json.loads(out.splitlines()[-1])
+        assert last["exit_code"] == 130
+        assert "is as it was before" in last["message"]
         assert [p.name for p in tmp_path.iterdir()] == ["tree"]
+
+
+def test_a_bug_is_told_without_a_traceback(run, monkeypatch):
+    def broken(**_):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("mediamaker.cli.devices.list_disks", broken)
+    code, events = run.json("devices")
+    assert code == 1
+    assert "unexpected ZeroDivisionError at test_cli.py" in events[-1]["message"]
+    _, _, err = run.text("devices")
+    assert "Traceback" not in err
 
 
 def digest(path):

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The verbs: one row each, and the module that does it, imported only when it is wanted.
+
+Reading an ISO and running QEMU need libraries that take longer to load than ``--help`` should.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol, cast
+
+from mediamaker.cli.output import Output
+from mediamaker.errors import ExitCode
+
+
+class VerbModule(Protocol):
+    """What the module of a verb offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the verb's arguments."""
+
+    def run(self, args: argparse.Namespace, output: Output) -> ExitCode:
+        """Do it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """``help`` is one line; ``example`` is a whole command."""
+
+    name: str
+    help: str
+    example: str
+
+    def load(self) -> VerbModule:
+        """The module ``mediamaker.cli.NAME``."""
+        return cast("VerbModule", import_module(f"mediamaker.cli.{self.name}"))
+
+
+VERBS = (
+    Verb(
+        "inspect",
+        "say what an ISO or folder is, what it boots on, and what would be made of it",
+        "mediamaker inspect Win11.iso",
+    ),
+    Verb(
+        "plan",
+        "dry run: show what create would write, byte for byte, and write nothing",
+        "mediamaker plan Win11.iso --size 16GiB --out plan.json",
+    ),
+    Verb(
+        "create",
+        "write a bootable disk from an ISO or folder, to a block device or an image file",
+        "mediamaker create Win11.iso /dev/sdX     (or: ... Win11.iso stick.img)",
+    ),
+    Verb(
+        "verify",
+        "read a disk or image file back and compare every byte with what was planned",
+        "mediamaker verify /dev/sdX Win11.iso",
+    ),
+    Verb(
+        "boot",
+        "boot a disk or image file in QEMU without ever writing to it",
+        "mediamaker boot stick.img --firmware uefi --expect 'Windows Setup'",
+    ),
+    Verb(
+        "devices",
+        "list disks: model, serial, bus, size, contents, and why each may or may not be a target",
+        "mediamaker devices --json",
+    ),
+)
