@@ -133,10 +133,18 @@ class ProgressMeter:
                 bytes_done=self._bytes_done,
                 bytes_total=self._bytes_total,
                 bytes_per_second=speed,
-                eta_seconds=0.0 if rest == 0 else rest / speed if speed > 0 else None,
+                eta_seconds=_eta_seconds(self._bytes_total, rest, speed),
                 bottleneck=_find_bottleneck(oldest, newest, seconds),
             )
         )
+
+
+def _eta_seconds(bytes_total: int, rest: int, speed: float) -> float | None:
+    if bytes_total == 0:  # a phase without a measure, such as a flush
+        return None
+    if rest == 0:
+        return 0.0
+    return rest / speed if speed > 0 else None
 
 
 def _find_bottleneck(oldest: _Sample, newest: _Sample, seconds: float) -> Bottleneck | None:

@@ -104,8 +104,8 @@ def describe_target_error(
 ) -> TargetIOError:
     """The error that says what failed, where, and in whose bytes.
 
-    ``doing`` is what was tried ("writing", "reading back", "flushing"); ``needed_size`` are the
-    bytes that an image file takes in all.
+    ``doing`` is what was tried ("writing", "reading back", "flushing"); ``needed_size`` is given
+    for an image file: the bytes that it takes in all.
     """
     reason = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
     where = "" if offset is None else f" at {offset:#x} (sector {_sector(target, offset)})"
@@ -116,11 +116,10 @@ def describe_target_error(
             f"{target.name} vanished while {doing}{where} ({reason})",
             hint="was it unplugged? Another port or cable may help; then start over",
         )
-    if error.errno in FULL_ERRNOS:
-        needed = "" if needed_size is None else f"; the image takes {format_size(needed_size)}"
+    if error.errno in FULL_ERRNOS and needed_size is not None:
         return TargetIOError(
-            f"{target.name}: no room for it: {doing} failed{where}: {reason}{needed}"
-            " on its file system",
+            f"{target.name}: no room on its file system: {doing} failed{where}: {reason}; "
+            f"the image takes {format_size(needed_size)}",
             hint="free some space, or put the image on another file system",
         )
     return TargetIOError(

@@ -89,3 +89,9 @@ def test_the_end_of_a_phase_is_always_told(meter, events):
     meter.update(10)
     meter.finish()
     assert (events[-1].bytes_done, events[-1].eta_seconds) == (1000, 0.0)
+
+
+def test_a_phase_without_a_measure_has_no_eta(meter, events):
+    meter.start(Phase.FLUSH, 0)
+    meter.finish()
+    assert [event.eta_seconds for event in events] == [None, None]
