@@ -266,8 +266,9 @@ class ExtentMap:
         """The extents of ``[start, end)``, cut to it."""
         if start >= end or not self._extents:
             return
-        index = max(0, bisect_right(self._starts, start) - 1)
-        for extent in self._extents[index:]:
+        first = max(0, bisect_right(self._starts, start) - 1)
+        for index in range(first, len(self._extents)):
+            extent = self._extents[index]
             if extent.start >= end:
                 return
             low, high = max(start, extent.start), min(end, extent.end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,7 @@ from mediamaker.devices.table import read_table, show_lost
 from mediamaker.devices.target import BlockTarget, FileTarget
 from mediamaker.errors import ExitCode, TargetRefusedError, UsageError
 from mediamaker.execute.create import ExecuteResult, execute_plan
+from mediamaker.execute.interrupts import interrupt_sets
 from mediamaker.execute.receipt import make_receipt, write_receipt
 from mediamaker.execute.target import Target
 from mediamaker.plan.model import Plan
@@ -87,8 +89,10 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
         _check_not_the_source(args)
         plan = session.plan(image_geometry(args, session))
         _announce(plan, session, output)
+    cancel = threading.Event()
     with (
         SourceReader(plan.sources) as reader,
+        interrupt_sets(cancel),
         _open_target(args, plan, is_device=is_device) as target,
         ProgressView(output) as view,
     ):
@@ -101,6 +105,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
             is_verifying=args.verify,
             has_digests=args.receipt is not None,
             on_event=view.show,
+            cancel=cancel,
         )
     if args.receipt is not None:
         _write_receipt(args.receipt, plan, result)
