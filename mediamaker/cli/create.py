@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from mediamaker.cli.options import add_image_options, add_media_options, add_seed_option
 from mediamaker.cli.output import Output
 from mediamaker.cli.progress import ProgressView
@@ -38,6 +40,7 @@ from mediamaker.execute.create import ExecuteResult, execute_plan
 from mediamaker.execute.interrupts import interrupt_sets
 from mediamaker.execute.receipt import make_receipt, write_receipt
 from mediamaker.execute.target import Target
+from mediamaker.extents import FileRange, Literal
 from mediamaker.plan.model import Plan
 from mediamaker.plan.show import show_picture
 from mediamaker.sources.reader import SourceReader
@@ -89,6 +92,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
         _check_not_the_source(args)
         plan = session.plan(image_geometry(args, session))
         _announce(plan, session, output)
+        _check_room(args.target, plan, output)
     cancel = threading.Event()
     with (
         SourceReader(plan.sources) as reader,
@@ -183,6 +187,17 @@ def _check_not_the_source(args: argparse.Namespace) -> None:
     if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
         raise TargetRefusedError(
             f"{args.target} is the source itself", hint="name another file for the result"
+        )
+
+
+def _check_room(target: Path, plan: Plan, output: Output) -> None:
+    """Warn early; holes of the source and reflinks may still make it fit."""
+    folder = target.absolute().parent
+    needed = sum(e.size for e in plan.extents if isinstance(e.source, Literal | FileRange))
+    if folder.is_dir() and (free := psutil.disk_usage(str(folder)).free) < needed:
+        output.warning(
+            f"{folder} has {format_size(free)} of free space, the image may take "
+            f"{format_size(needed)}"
         )
 
 

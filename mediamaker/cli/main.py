@@ -102,9 +102,9 @@ def _fail(output: Output, error: MediaError) -> int:
     return int(error.exit_code)
 
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    # kill(1) and shutdowns end a run as Ctrl-C does: cleanly, at a point where that is safe.
-    signal.raise_signal(signal.SIGINT)
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    # kill(1) and shutdowns end a run as Ctrl-C does.
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
