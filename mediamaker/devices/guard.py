@@ -13,6 +13,7 @@ eMMC is (it is soldered in), SD cards are not.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,7 +151,26 @@ def _check_source_on_target(disk: Disk, context: GuardContext) -> str | None:
     lying = [
         path for path in context.source_paths if disk.name in disks_of_path(path, context.roots)
     ]
-    return f"the source lies on it: {_join(lying)}" if lying else None
+    if lying:
+        return f"the source lies on it: {_join(lying)}"
+    backing = [path for path in context.source_paths if _is_backed_by(disk, path)]
+    return f"it is a loop device over the source itself: {_join(backing)}" if backing else None
+
+
+def _is_backed_by(disk: Disk, source: Path) -> bool:
+    """Whether ``disk`` is a loop device over the file ``source``, or over one in that folder."""
+    if disk.backing_file is None:
+        return False
+    backing = Path(os.path.realpath(disk.backing_file))
+    return backing.is_relative_to(os.path.realpath(source)) or _is_same_file(backing, source)
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Whether both are names of one file; hard links have several."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return False
 
 
 def _check_zfs(disk: Disk, _: GuardContext) -> str | None:

@@ -259,6 +259,22 @@ def test_source_through_a_loop_and_lvm(system):
     }
 
 
+@pytest.mark.parametrize("name", ["windows.iso", "link.iso", "hard.iso", "."])
+def test_a_loop_device_over_the_source_itself(system, tmp_path, name):
+    folder = tmp_path / "media"
+    folder.mkdir()
+    (folder / "windows.iso").write_bytes(bytes(4096))
+    (folder / "link.iso").symlink_to("windows.iso")
+    (folder / "hard.iso").hardlink_to(folder / "windows.iso")
+    (folder / "other.iso").write_bytes(bytes(4096))
+    system.loop("loop0", backing_file=folder / "windows.iso")
+    found = {v.rule: v for v in verdicts_of(system, "loop0", source_paths=(folder / name,))}
+    assert found["source-on-target"].is_refusal
+    assert "over the source itself" in found["source-on-target"].reason
+    other = verdicts_of(system, "loop0", source_paths=(folder / "other.iso",))
+    assert "source-on-target" not in {verdict.rule for verdict in other}
+
+
 def test_source_behind_a_link_that_leads_to_the_target(system, tmp_path):
     stick(system)
     stick_folder = tmp_path / "stick"
