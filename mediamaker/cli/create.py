@@ -35,14 +35,16 @@ from mediamaker.devices.guard import (
 from mediamaker.devices.identity import check_same_disk, disk_fingerprint
 from mediamaker.devices.table import read_table, show_lost
 from mediamaker.devices.target import BlockTarget, FileTarget
-from mediamaker.errors import ExitCode, TargetRefusedError, UsageError
+from mediamaker.errors import ExitCode, TargetRefusedError
 from mediamaker.execute.create import ExecuteResult, execute_plan
 from mediamaker.execute.interrupts import interrupt_sets
 from mediamaker.execute.receipt import make_receipt, write_receipt
 from mediamaker.execute.target import Target
+from mediamaker.execute.textfile import check_text_file, find_source_at
 from mediamaker.extents import FileRange, Literal
 from mediamaker.plan.model import Plan
 from mediamaker.plan.show import show_picture
+from mediamaker.sources.identity import SourceFile
 from mediamaker.sources.reader import SourceReader
 from mediamaker.units import format_size
 
@@ -84,12 +86,14 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     is_device = is_device_target(args.target)
     if is_device:
         check_image_options(args)
-    _check_receipt(args)
     session = open_session(args)
+    sources = session.inspection.tree.files
+    if args.receipt is not None:
+        check_text_file(args.receipt, option="--receipt", sources=sources, target=args.target)
     if is_device:
         plan = _plan_device(args, output, session)
     else:
-        _check_not_the_source(args)
+        _check_not_a_source(args.target, sources)
         plan = session.plan(image_geometry(args, session))
         _announce(plan, session, output)
         _check_room(args.target, plan, output)
@@ -183,11 +187,11 @@ def _open_target(args: argparse.Namespace, plan: Plan, *, is_device: bool) -> It
         raise
 
 
-def _check_not_the_source(args: argparse.Namespace) -> None:
-    if args.target.exists() and args.source.exists() and args.target.samefile(args.source):
-        raise TargetRefusedError(
-            f"{args.target} is the source itself", hint="name another file for the result"
-        )
+def _check_not_a_source(target: Path, sources: tuple[SourceFile, ...]) -> None:
+    source = find_source_at(target, sources)
+    if source is not None:
+        what = "the source itself" if len(sources) == 1 else "one of the source's own files"
+        raise TargetRefusedError(f"{target} is {what}", hint="name another file for the result")
 
 
 def _check_room(target: Path, plan: Plan, output: Output) -> None:
@@ -199,11 +203,6 @@ def _check_room(target: Path, plan: Plan, output: Output) -> None:
             f"{folder} has {format_size(free)} of free space, the image may take "
             f"{format_size(needed)}"
         )
-
-
-def _check_receipt(args: argparse.Namespace) -> None:
-    if args.receipt is not None and not args.receipt.absolute().parent.is_dir():
-        raise UsageError(f"--receipt {args.receipt}: there is no such folder")
 
 
 def _announce(plan: Plan, session: Session, output: Output) -> None:

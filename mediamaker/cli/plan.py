@@ -18,7 +18,8 @@ from mediamaker.cli.session import (
     open_session,
 )
 from mediamaker.devices.guard import GuardContext, check_disk
-from mediamaker.errors import ExitCode, MediaError
+from mediamaker.errors import ExitCode, UsageError
+from mediamaker.execute.textfile import check_text_file, write_text_file
 from mediamaker.plan.codec import plan_to_json
 from mediamaker.plan.geometry import Geometry
 from mediamaker.plan.show import show_plan
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Plan, and show it."""
     session = open_session(args)
+    if args.out is not None:
+        sources = session.inspection.tree.files
+        check_text_file(args.out, option="--out", sources=sources, target=args.target)
     geometry: Geometry
     if args.target is not None and is_device_target(args.target):
         check_image_options(args)
@@ -65,6 +69,9 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
 
 def _write_json(path: Path, text: str) -> None:
     try:
-        path.write_text(text + "\n")
+        write_text_file(path, text + "\n")
     except OSError as error:
-        raise MediaError(f"{path}: the plan could not be written: {error.strerror}") from error
+        raise UsageError(
+            f"{path}: the plan can't be written: {error.strerror}",
+            hint="give --out a file in a directory that you may write to",
+        ) from error

@@ -10,9 +10,7 @@ may have edited, so parsing trusts nothing.
 from __future__ import annotations
 
 import json
-import os
 import re
-import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from mediamaker.execute.digests import PIECE_SIZE, PieceDigest
 from mediamaker.execute.progress import ProgressMeter
 from mediamaker.execute.steps import Run
 from mediamaker.execute.target import ReadableTarget
+from mediamaker.execute.textfile import write_text_file
 from mediamaker.execute.verifier import VerifyResult, check_target_size, verify_digests
 from mediamaker.extents import ExtentMap
 from mediamaker.units import MIB, TIB
@@ -152,16 +151,8 @@ def write_receipt(receipt: Receipt, path: Path) -> None:
     Raises:
         UsageError: the place is not writable.
     """
-    partial = path.with_name(f".mediamaker-{secrets.token_hex(4)}.partial")
     try:
-        try:
-            with partial.open("x", encoding="utf-8") as file:
-                file.write(pack_receipt(receipt))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_text_file(path, pack_receipt(receipt))
     except OSError as error:
         raise UsageError(
             f"{path}: the receipt can't be written: {error.strerror}",

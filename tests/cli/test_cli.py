@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -123,6 +124,53 @@ def test_an_existing_file_is_kept_unless_forced(run, folder, tmp_path):
     assert stick.read_text() == "precious"
     assert run.json("create", folder, stick, "--force")[0] == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.img", "tree"]
+
+
+@pytest.mark.parametrize(
+    "name", ["big.bin", "link.bin", "hard.bin", "stick.img", ".", "/dev/loop0"]
+)
+def test_results_replace_neither_source_nor_target(run, folder, tmp_path, name):
+    source, stick = folder / "big.bin", tmp_path / "stick.img"
+    (tmp_path / "link.bin").symlink_to(source)
+    (tmp_path / "hard.bin").hardlink_to(source)
+    before = source.read_bytes()
+    path = tmp_path / name if name != "big.bin" else source
+    if name == "/dev/loop0":
+        os.mknod(path := tmp_path / "disk", 0o600 | stat.S_IFBLK, os.makedev(7, 250))
+    code, events = run.json("create", folder, stick, "--receipt", path)
+    assert (code, events[-1]["error"]) == (2, "UsageError")
+    assert "--receipt" in events[-1]["message"]
+    assert not stick.exists(), "it was refused before anything was written"
+    if name != "stick.img":
+        assert run.json("plan", folder, "--out", path)[0] == 2
+    assert source.read_bytes() == before
+
+
+def test_a_receipt_that_could_not_be_kept_is_told_before_writing(run, folder, tmp_path):
+    full = tmp_path / "full"
+    full.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "none", full], check=True)
+    try:
+        code, events = run.json("create", folder, tmp_path / "x.img", "--receipt", full / "r.json")
+    finally:
+        subprocess.run(["umount", full], check=True)
+    assert code == 2
+    assert "read-only" in events[-1]["message"]
+    assert not (tmp_path / "x.img").exists()
+
+
+def test_a_plan_goes_to_a_pipe_as_well(folder):
+    command = [sys.executable, "-m", "mediamaker", "plan", folder, "--out", "/dev/stderr"]
+    result = subprocess.run(command, capture_output=True, check=True)
+    assert json.loads(result.stderr)["format"] == "mediamaker-plan"
+
+
+def test_a_file_of_the_source_is_not_replaced_even_by_force(run, folder):
+    before = (folder / "big.bin").read_bytes()
+    code, events = run.json("create", folder, folder / "big.bin", "--force")
+    assert code == 4
+    assert "source's own files" in events[-1]["message"]
+    assert (folder / "big.bin").read_bytes() == before
 
 
 @pytest.mark.parametrize(
