@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files that appear under their names only when they are complete and flushed.
+
+Until then each is ``.NAME.mediamaker-XXXXXXXX.partial`` in the same directory, so that giving it
+its name is atomic. Whatever ends the block otherwise (an error, Ctrl-C) removes it.
+References: open(2), link(2), rename(2), fsync(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mediamaker.errors import TargetIOError, TargetRefusedError, UsageError
+
+_NAME_SIZE_MAX = 255
+"""NAME_MAX of every Linux file system that matters, in bytes."""
+
+
+@contextmanager
+def open_output(path: Path, *, replace: bool) -> Iterator[Path]:
+    """A new, empty file that becomes ``path`` when the block ends well; yields where it is now.
+
+    The block may open, truncate and write it by that name, and must have closed it at its end.
+
+    Raises:
+        TargetRefusedError: the name is taken (without ``replace``, or not by a regular file), or
+            the directory does not let us; TargetIOError: flushing or naming it failed.
+    """
+    with open_outputs([path], replace=replace) as (partial_path,):
+        yield partial_path
+
+
+@contextmanager
+def open_outputs(paths: Sequence[Path], *, replace: bool) -> Iterator[tuple[Path, ...]]:
+    """Several such files, all or none; the first gets its name last.
+
+    So whoever finds the first part of a split WIM finds the others too.
+
+    Raises:
+        UsageError: two of the paths are one file; otherwise as :func:`open_output`.
+    """
+    # A link is followed, so that the new file lands beside the old one and replaces it.
+    targets = [Path(os.path.realpath(path)) for path in paths]
+    if len(set(targets)) != len(targets):
+        raise UsageError(f"two outputs have the same name among {', '.join(map(str, paths))}")
+    partial_paths: list[Path] = []
+    try:
+        for target in targets:
+            mode = _check_place(target, replace=replace)
+            partial_path = target.with_name(_partial_name(target.name))
+            # In the list before it is on the disk, or Ctrl-C in between would leave it behind.
+            partial_paths.append(partial_path)
+            _create(partial_path, target, mode)
+        yield tuple(partial_paths)
+        for partial_path, target in zip(partial_paths, targets, strict=True):
+            _flush(partial_path, target)
+        _publish_all(partial_paths, targets, replace=replace)
+    finally:
+        for partial_path in partial_paths:
+            with contextlib.suppress(OSError):
+                partial_path.unlink(missing_ok=True)
+
+
+def check_outputs(paths: Sequence[Path], *, replace: bool) -> None:
+    """Refuse early what :func:`open_outputs` would refuse, before anything long is begun.
+
+    Raises:
+        TargetRefusedError: a name is taken, or there is no such directory.
+    """
+    for path in paths:
+        target = Path(os.path.realpath(path))
+        _check_place(target, replace=replace)
+        if not target.parent.is_dir():
+            raise TargetRefusedError(
+                f"{path}: there is no directory {target.parent}",
+                hint="name a file in an existing directory that you may write to",
+            )
+
+
+def _create(partial_path: Path, target: Path, mode: int | None) -> None:
+    try:
+        descriptor = os.open(partial_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise TargetRefusedError(
+            f"{target}: can't create a file in {target.parent}: {error.strerror}",
+            hint="name a file in an existing directory that you may write to",
+        ) from error
+    try:
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+    except OSError as error:
+        raise TargetRefusedError(f"{target}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+
+
+def _flush(partial_path: Path, target: Path) -> None:
+    try:
+        descriptor = os.open(partial_path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise TargetIOError(f"{target}: flushing it failed: {error.strerror}") from error
+
+
+def _publish_all(partial_paths: list[Path], targets: list[Path], *, replace: bool) -> None:
+    """Name them, the first one last; without ``replace``, take back the names if one fails."""
+    pairs = list(zip(partial_paths, targets, strict=True))[::-1]
+    named: list[Path] = []
+    is_done = False
+    try:
+        for partial_path, target in pairs:
+            _publish(partial_path, target, named, replace=replace)
+        is_done = True
+    except OSError as error:
+        raise TargetIOError(f"naming the finished file failed: {error}") from error
+    finally:
+        # What replaced an older file can't be taken back: the older one is gone.
+        if not is_done and not replace:
+            for target in named:
+                with contextlib.suppress(OSError):
+                    target.unlink(missing_ok=True)
+    # Complete from here on; a directory that can't be flushed only means that the names may not
+    # outlive a power cut.
+    for directory in {target.parent for target in targets}:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _publish(partial_path: Path, target: Path, named: list[Path], *, replace: bool) -> None:
+    if replace:
+        partial_path.replace(target)
+        return
+    try:
+        # link(2), unlike rename(2), fails if the name was taken meanwhile.
+        target.hardlink_to(partial_path)
+    except FileExistsError:
+        raise _name_taken(target) from None
+    except OSError:
+        # FAT and some network file systems know no links; ask, then rename.
+        if target.exists():
+            raise _name_taken(target) from None
+        partial_path.rename(target)
+        named.append(target)
+    else:
+        named.append(target)
+        partial_path.unlink()
+
+
+def _partial_name(name: str) -> str:
+    suffix = f".mediamaker-{secrets.token_hex(4)}.partial"
+    room = _NAME_SIZE_MAX - len(suffix) - 1
+    return "." + os.fsdecode(os.fsencode(name)[:room]) + suffix
+
+
+def _check_place(path: Path, *, replace: bool) -> int | None:
+    """Whether a file may be put at ``path``; the mode of the one that it replaces."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise TargetRefusedError(f"{path}: {error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise TargetRefusedError(f"{path}: exists and is not a regular file")
+    if not replace:
+        raise _name_taken(path)
+    return stat.S_IMODE(status.st_mode)
+
+
+def _name_taken(path: Path) -> TargetRefusedError:
+    return TargetRefusedError(
+        f"{path}: exists already", hint="name another file, or replace it with --force"
+    )
