@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from mediamaker.errors import NotRepresentableError
-from mediamaker.extents import Literal, Piece, coalesce_pieces, slice_source
+from mediamaker.extents import Literal, Piece, Zeros, coalesce_pieces, slice_source
 from mediamaker.formats.wim import (
     BLOB_ENTRY_SIZE,
     HEADER_SIZE,
@@ -50,25 +50,29 @@ def split_wim(
     part_size_max: int,
     *,
     stem: str = "install",
+    alignment: int = 1,
 ) -> tuple[WimPart, ...]:
     """The parts of ``wim``, whose bytes are ``pieces``; none is over ``part_size_max`` bytes.
 
     No part has a boot index, as in every split WIM. Should one part hold everything (the
-    source had unused room), it is a whole WIM and is called so.
+    source had unused room), it is a whole WIM and is called so. With ``alignment``, zeros before
+    a resource that does not follow the last one give it the same remainder as in the source, so
+    that a file system can share the blocks.
 
     Raises:
         NotRepresentableError: it can't be split, or not into such small parts.
     """
     _check_splittable(wim, stem)
-    contents = _assign(wim, part_size_max, stem)
-    slicer = _PieceSlicer(pieces)
+    contents = _assign(wim, part_size_max, stem, alignment)
+    slicer = PieceSlicer(pieces)
     return tuple(
         _render(
             wim,
             content,
             slicer,
             name=part_name(stem, number, len(contents)),
-            header=_part_header(wim.header, guid, number, len(contents)),
+            header=part_header(wim.header, guid, number, len(contents)),
+            alignment=alignment,
         )
         for number, content in enumerate(contents, 1)
     )
@@ -89,6 +93,15 @@ def _check_splittable(wim: WimFile, stem: str) -> None:
             hint="make it non-solid first: wimlib-imagex export "
             f"SOURCE all {stem}.wim --compress=LZX",
         )
+    check_whole(wim, stem)
+
+
+def check_whole(wim: WimFile, stem: str) -> None:
+    """A part of a split WIM can't be split once more.
+
+    Raises:
+        NotRepresentableError: it is one.
+    """
     if wim.part_count != 1 or wim.header.flags & HeaderFlag.SPANNED:
         raise NotRepresentableError(
             f"{stem}: it is already split: part {wim.part_number} of {wim.part_count}",
@@ -98,13 +111,27 @@ def _check_splittable(wim: WimFile, stem: str) -> None:
 
 @dataclass(slots=True)
 class _Content:
-    """What goes into one part: row indexes in table order, and their size with their rows."""
+    """What goes into one part: row indexes in table order, and their size with their rows.
+
+    ``position`` is where the data end.
+    """
 
     size: int
     rows: array[int] = field(default_factory=lambda: array("I"))
+    position: int = HEADER_SIZE
+
+    def cost(self, start: int, stored_size: int, row_count: int, alignment: int) -> int:
+        """Bytes that a resource would add, with its rows and the zeros before it."""
+        padding = (start - self.position) % alignment
+        return padding + stored_size + BLOB_ENTRY_SIZE * row_count
+
+    def add(self, cost: int, row_count: int) -> None:
+        """Count a resource of that cost."""
+        self.size += cost
+        self.position += cost - BLOB_ENTRY_SIZE * row_count
 
 
-def _assign(wim: WimFile, part_size_max: int, stem: str) -> list[_Content]:
+def _assign(wim: WimFile, part_size_max: int, stem: str, alignment: int) -> list[_Content]:
     """Fill parts greedily in the order of the source."""
     table = wim.blobs
     fixed_size = HEADER_SIZE + len(wim.xml)
@@ -119,20 +146,15 @@ def _assign(wim: WimFile, part_size_max: int, stem: str) -> list[_Content]:
         (metadata if flags & _METADATA else data).append(index)
     # Metadata stays in table order: that is what says which image it belongs to.
     part = _Content(fixed_size, metadata)
-    part.size += sum(
-        stored_size + BLOB_ENTRY_SIZE * len(rows) for rows, stored_size in _group(wim, metadata)
-    )
-    if part.size > part_size_max:
-        raise NotRepresentableError(
-            f"{stem}: the first part must hold the metadata of all {len(wim.images)} images, "
-            f"which takes {part.size} bytes; a part may have {part_size_max}",
-            hint="keep fewer images: wimlib-imagex export SOURCE NUMBER "
-            f"{stem}.wim, once for each image",
-        )
+    for rows, start, stored_size in group_rows(wim, metadata):
+        part.add(part.cost(start, stored_size, len(rows), alignment), len(rows))
+    check_metadata_fits(wim, part.size, part_size_max, stem)
     parts = [part]
-    for rows, stored_size in _group(wim, sorted_by_offset(table, data)):
-        size = stored_size + BLOB_ENTRY_SIZE * len(rows)
+    for rows, start, stored_size in group_rows(wim, sorted_by_offset(table, data)):
+        size = part.cost(start, stored_size, len(rows), alignment)
         if part.size + size > part_size_max:
+            part = _Content(fixed_size)
+            size = part.cost(start, stored_size, len(rows), alignment)
             if fixed_size + size > part_size_max:
                 raise NotRepresentableError(
                     f"{stem}: the resource {table[rows[0]].sha1.hex()} has {stored_size} bytes; "
@@ -141,51 +163,82 @@ def _assign(wim: WimFile, part_size_max: int, stem: str) -> list[_Content]:
                     hint="if it compresses better it may fit: wimlib-imagex export SOURCE all "
                     f"{stem}.wim --compress=LZX:100 --recompress",
                 )
-            if len(parts) == PART_COUNT_MAX:
-                raise NotRepresentableError(
-                    f"{stem}: parts of {part_size_max} bytes would be more than the "
-                    f"{PART_COUNT_MAX} that a split WIM can have",
-                    hint="allow larger parts",
-                )
-            part = _Content(fixed_size)
+            check_part_count(len(parts) + 1, part_size_max, stem)
             parts.append(part)
         part.rows.extend(rows)
-        part.size += size
+        part.add(size, len(rows))
     return parts
 
 
-def _group(wim: WimFile, ordered: Iterable[int]) -> Iterator[tuple[array[int], int]]:
-    """Neighbouring rows that name the same stored bytes, and how many bytes those are."""
+def check_metadata_fits(wim: WimFile, size: int, part_size_max: int, stem: str) -> None:
+    """Part 1 takes ``size`` bytes with nothing but what it must have.
+
+    Raises:
+        NotRepresentableError: more than it may have.
+    """
+    if size > part_size_max:
+        raise NotRepresentableError(
+            f"{stem}: the first part must hold the metadata of all {len(wim.images)} images, "
+            f"which takes {size} bytes; a part may have {part_size_max}",
+            hint="keep fewer images: wimlib-imagex export SOURCE NUMBER "
+            f"{stem}.wim, once for each image",
+        )
+
+
+def check_part_count(count: int, part_size_max: int, stem: str) -> None:
+    """A header counts parts with 16 bits.
+
+    Raises:
+        NotRepresentableError: ``count`` is more.
+    """
+    if count > PART_COUNT_MAX:
+        raise NotRepresentableError(
+            f"{stem}: parts of {part_size_max} bytes would be more than the "
+            f"{PART_COUNT_MAX} that a split WIM can have",
+            hint="allow larger parts",
+        )
+
+
+def group_rows(wim: WimFile, ordered: Iterable[int]) -> Iterator[tuple[array[int], int, int]]:
+    """Neighbouring rows that name the same stored bytes, where those begin, and how many."""
     rows, offset, size = array("I"), -1, 0
     for index in ordered:
         row = wim.blobs.row(index)
         if row[1] != offset and rows:
-            yield rows, size
+            yield rows, offset, size
             rows = array("I")
         offset, size = row[1], row[0] & SIZE_IN_WIM_MAX
         rows.append(index)
     if rows:
-        yield rows, size
+        yield rows, offset, size
 
 
 def _render(
-    wim: WimFile, content: _Content, slicer: _PieceSlicer, *, name: str, header: WimHeader
+    wim: WimFile,
+    content: _Content,
+    slicer: PieceSlicer,
+    *,
+    name: str,
+    header: WimHeader,
+    alignment: int,
 ) -> WimPart:
     position = HEADER_SIZE
     blob_table = bytearray()
-    runs: list[tuple[int, int]] = []
+    # Padding before a run, and where in the source the run begins and ends.
+    runs: list[tuple[int, int, int]] = []
     last, last_end, last_place = (-1, 0), -1, 0
     for index in content.rows:
         size_and_flags, start, uncompressed_size, _, references, sha1 = wim.blobs.row(index)
         end = start + (size_and_flags & SIZE_IN_WIM_MAX)
         this = (start, size_and_flags & _METADATA)
         if this != last:
-            last_place = position
-            position += end - start
+            padding = (start - position) % alignment
+            last_place = position + padding
+            position = last_place + end - start
             if runs and start == last_end:
-                runs[-1] = (runs[-1][0], end)
+                runs[-1] = (*runs[-1][:2], end)
             else:
-                runs.append((start, end))
+                runs.append((padding, start, end))
         last, last_end = this, end
         blob_table += BLOB_ROW.pack(
             size_and_flags, last_place, uncompressed_size, header.part_number, references, sha1
@@ -197,7 +250,9 @@ def _render(
     header = replace(header, blob_table=table_place, xml=xml_place)
     tail = bytes(blob_table) + wim.xml
     made = [Piece(HEADER_SIZE, Literal(pack_wim_header(header)))]
-    for start, end in runs:
+    for padding, start, end in runs:
+        if padding:
+            made.append(Piece(padding, Zeros()))
         made.extend(slicer.slice(start, end))
     if tail:
         made.append(Piece(len(tail), Literal(tail)))
@@ -206,7 +261,7 @@ def _render(
     return WimPart(name, size, coalesce_pieces(made))
 
 
-def _part_header(header: WimHeader, guid: bytes, number: int, count: int) -> WimHeader:
+def part_header(header: WimHeader, guid: bytes, number: int, count: int) -> WimHeader:
     """``header`` as a part has it, before its tables have a place.
 
     Nothing boots from a split WIM, and the hashes of the whole say nothing about a part.
@@ -229,7 +284,7 @@ def _part_header(header: WimHeader, guid: bytes, number: int, count: int) -> Wim
     )
 
 
-class _PieceSlicer:
+class PieceSlicer:
     """``slice_pieces`` by binary search, for many slices of a source in many pieces."""
 
     def __init__(self, pieces: Sequence[Piece]) -> None:
@@ -241,6 +296,7 @@ class _PieceSlicer:
             position += piece.size
 
     def slice(self, start: int, end: int) -> Iterator[Piece]:
+        """The pieces of ``[start, end)``."""
         index = bisect_right(self._starts, start) - 1
         while start < end:
             piece = self._pieces[index]
