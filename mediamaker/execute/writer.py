@@ -6,7 +6,7 @@ Order (design.md, "The plan"):
 1. invalidate: every commit range is zeroed, then flushed;
 2. stream: all other written extents, in one ascending pass;
 3. flush; the sources are asked once more whether they are what was planned with;
-4. commit: the commit ranges, ascending;
+4. commit: the commit ranges from the last to the first but for sector 0, flush, sector 0;
 5. flush.
 
 Whatever ends this early - an exception, Ctrl-C, a source that changed, an I/O error - leaves the
@@ -302,15 +302,26 @@ class _Writer:
         self._meter.finish()
 
     def _write_commit(self) -> None:
+        """The first sector comes last and alone: a disk takes one sector whole or not at all."""
         self._meter.start(Phase.COMMIT, sum(len(data) for _, data in self._commit_data))
         self._state = _State.COMMITTING
-        buffer = aligned_buffer(FILL_SIZE)
-        for start, data in self._commit_data:
-            buffer[: len(data)] = data
-            self._write(start, buffer[: len(data)])
+        sector_size = self._target.logical_sector_size
+        first_sector = b""
+        for start, data in reversed(self._commit_data):
+            kept_back = sector_size if start == 0 else 0
+            first_sector = data[:kept_back]
+            self._write_bytes(start + kept_back, data[kept_back:])
+        if first_sector:
+            self._flush_target()
+            self._write_bytes(0, first_sector)
         self._flush_target()
         self._state = _State.COMPLETE
         self._meter.finish()
+
+    def _write_bytes(self, offset: int, data: bytes) -> None:
+        buffer = aligned_buffer(FILL_SIZE)[: len(data)]
+        buffer[:] = data
+        self._write(offset, buffer)
 
     def _write(self, offset: int, data: memoryview, *, doing: str = "writing") -> None:
         while data:

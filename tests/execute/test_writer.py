@@ -58,7 +58,7 @@ def test_short_writes_are_continued(ram_path, sector_size):
     stick.close()
 
 
-def test_order_is_invalidate_flush_stream_flush_commit_flush(rig, stick):
+def test_order_is_invalidate_flush_stream_flush_commit_flush_sector_0_flush(rig, stick):
     target = FaultyTarget(stick)
     contents = {}
 
@@ -69,16 +69,17 @@ def test_order_is_invalidate_flush_stream_flush_commit_flush(rig, stick):
     target.before = before
     write(rig, target)
     names = [entry[0] for entry in target.log]
-    assert names == ["pwrite"] * 2 + ["flush"] + ["pwrite"] * (len(names) - 7) + [
+    assert names == ["pwrite"] * 2 + ["flush"] + ["pwrite"] * (len(names) - 8) + [
         "flush",
         "pwrite",
+        "flush",
         "pwrite",
         "flush",
     ]
     commit = [(start, end - start) for start, end in rig.commit]
     assert [entry[1:] for entry in target.log[:2]] == commit
-    assert [entry[1:] for entry in target.log[-3:-1]] == commit
-    stream = [entry[1:] for entry in target.log[3:-4]]
+    assert [target.log[-4][1:], target.log[-2][1:]] == commit[::-1]
+    stream = [entry[1:] for entry in target.log[3:-5]]
     assert all(a + size <= b for (a, size), (b, _) in itertools.pairwise(stream))
     for start, end in rig.commit:
         assert contents[1][start:end] == contents[2][start:end] == bytes(end - start)
@@ -86,6 +87,19 @@ def test_order_is_invalidate_flush_stream_flush_commit_flush(rig, stick):
     expected = rig.expected()
     first, last = rig.commit
     assert contents[2][first[1] : last[0]] == expected[first[1] : last[0]]
+    # And the backup GPT is on the medium before the sector that makes the disk valid.
+    assert contents[3][512:] == expected[512:]
+    assert contents[3][:512] == bytes(512)
+
+
+def test_sector_0_is_a_write_of_its_own_and_the_last(rig, stick):
+    # As in real plans, the first commit range is more than the MBR.
+    rig.commit = ((0, 2048), rig.commit[1])
+    target = FaultyTarget(stick)
+    write(rig, target)
+    writes = [entry[1:] for entry in target.log if entry[0] == "pwrite"]
+    assert writes[-2:] == [(512, 1536), (0, 512)]
+    assert stick.path.read_bytes() == rig.expected()
 
 
 def test_out_of_order_writes_are_counted_and_few(rig, stick):
@@ -128,7 +142,7 @@ class TestInterrupted:
         assert "left blank" in "".join(caught.value.__notes__)
 
     @pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError])
-    @pytest.mark.parametrize("number", [1, 2, 3])
+    @pytest.mark.parametrize("number", [1, 2, 3, 4])
     def test_at_a_flush(self, rig, stick, number, kind):
         def before(name, call_number, arguments):
             if name == "flush" and call_number == number:
@@ -142,7 +156,7 @@ class TestInterrupted:
         target = FaultyTarget(stick)
         write(rig, target)
         assert target.counts["pwrite"] == self.CALL_COUNT
-        assert target.counts["flush"] == 3
+        assert target.counts["flush"] == 4
 
     def test_by_ctrl_c_again_and_again(self, rig, stick):
         """sudo passes SIGINT on, so one Ctrl-C comes twice, even while the disk is blanked."""
