@@ -100,7 +100,15 @@ def plan_from_json(data: Any) -> Plan:
         return _plan_from_json(data)
     except MediaError as error:
         raise FormatError(f"not a usable plan: {error}") from error
-    except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        binascii.Error,
+        zlib.error,
+    ) as error:
         raise FormatError(f"not a usable plan: {type(error).__name__}: {error}") from error
 
 
@@ -113,11 +121,11 @@ def _plan_from_json(data: Any) -> Plan:
     literals = {name: _unpack_literal(name, text) for name, text in data["literals"].items()}
     plan = Plan(
         plan_id=str(data["plan_id"]),
-        geometry=Geometry(**data["geometry"]),
+        geometry=Geometry(**{key: int(value) for key, value in data["geometry"].items()}),
         layout=Layout(data["layout"]),
         extents=ExtentMap(tuple(_extent_from_json(item, literals) for item in data["extents"])),
         commit=tuple((int(start), int(end)) for start, end in data["commit"]),
-        sources=tuple(SourceFile(**item) for item in data["sources"]),
+        sources=tuple(_source_file_from_json(item) for item in data["sources"]),
         identities={str(key): str(value) for key, value in data["identities"].items()},
         partitions=tuple(PlannedPartition(**item) for item in data["partitions"]),
         boots=tuple(map(str, data["boots"])),
@@ -180,6 +188,16 @@ def _source_to_json(source: Source, digests: _LiteralDigests) -> Json:
             return {"kind": "unwritten"}
         case _:
             assert_never(source)
+
+
+def _source_file_from_json(item: Json) -> SourceFile:
+    file = SourceFile(**item)
+    names = (file.source_id, file.path)
+    numbers = (file.size, file.mtime_ns, file.inode, file.device)
+    is_sound = all(type(name) is str and "\0" not in name for name in names)
+    if not is_sound or not all(type(number) is int for number in numbers):
+        raise FormatError(f"sources: {str(item)[:200]} is no file")
+    return file
 
 
 def _extent_from_json(item: Json, literals: dict[str, bytes]) -> Extent:

@@ -12,6 +12,8 @@ SECTOR_SIZES = (512, 1024, 2048, 4096)
 DEFAULT_SECTOR_SIZE = 512
 """What image files get: every firmware's USB and disk emulation speaks it."""
 PARTITION_ALIGNMENT = MIB
+_SIZE_MAX = (1 << 63) - 1
+"""Of an off_t, which has a sign."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,11 @@ class Geometry:
             raise UsageError(
                 f"a size of {self.size} bytes ({format_size(self.size)}) is not a whole number of "
                 f"sectors of {self.logical_sector_size} bytes"
+            )
+        if self.size > _SIZE_MAX:
+            raise UsageError(
+                f"a size of {self.size} bytes ({format_size(self.size)}) is more than Linux can "
+                f"address ({_SIZE_MAX} bytes)"
             )
 
     @property

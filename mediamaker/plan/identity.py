@@ -50,7 +50,8 @@ class Identities:
 
 def identities_from_seed(seed: str) -> Identities:
     """The identities that ``seed`` stands for; the same each time."""
-    text = seed.encode()
+    # An argument may hold bytes that are no UTF-8; they come in as lone surrogates.
+    text = seed.encode(errors="surrogatepass")
     return Identities(
         disk_signature=int.from_bytes(_digest(b"disk signature", text)[:4], "little") or 1,
         volume_serial=int.from_bytes(_digest(b"volume serial", text)[:4], "little") or 1,

@@ -59,6 +59,9 @@ def test_the_plan_id_names_bytes_and_nothing_else():
     assert make_plan(mtime_ns=6).plan_id != plan.plan_id
 
 
+SOURCE_FIELDS = ("source_id", "path", "size", "mtime_ns", "inode", "device")
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -74,6 +77,14 @@ def test_the_plan_id_names_bytes_and_nothing_else():
         {"literals": {"00": "AAAA"}},
         {"commit": [[1]]},
         {"sources": [{"path": "x"}]},
+        {"sources": [dict.fromkeys(SOURCE_FIELDS, 5)]},
+        {"sources": [dict.fromkeys(SOURCE_FIELDS, "a\0b")]},
+        {"geometry": {"size": float("inf"), "logical_sector_size": 512}},
+        {"geometry": {"size": float("nan"), "logical_sector_size": 512}},
+        {"identities": None},
+        {"literals": []},
+        {"commit": [[float("inf"), 1]]},
+        {"extents": [{"start": float("inf"), "size": 1, "name": "", "source": {"kind": "zeros"}}]},
     ],
 )
 def test_what_is_no_plan_is_refused(change):

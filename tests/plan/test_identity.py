@@ -18,6 +18,11 @@ def test_one_seed_one_disk():
     assert first.disk_guid.version == 4
 
 
+def test_a_seed_may_hold_what_is_no_utf_8():
+    # What Python makes of the argument b"\xff".
+    assert identities_from_seed("\udcff") != identities_from_seed("\udcfe")
+
+
 def test_derived_guids_depend_on_what_the_disk_itself_tells():
     one = identities_from_seed("a")
     assert one.derive_guid("x", b"s") != one.derive_guid("y", b"s")
