@@ -8,8 +8,15 @@ import os
 import time
 from pathlib import Path
 
-from mediamaker.cli.options import parse_seconds, size_argument
+from mediamaker.cli.options import (
+    add_sector_size_option,
+    check_sector_size_option,
+    image_sector_size,
+    parse_seconds,
+    size_argument,
+)
 from mediamaker.cli.output import Output
+from mediamaker.devices.target import is_block_device, open_for_reading
 from mediamaker.errors import ExitCode
 from mediamaker.units import MIB
 from mediamaker.vm.boot import BootResult, boot_target
@@ -58,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="memory of the machine (default: 1GiB)",
     )
+    add_sector_size_option(parser)
 
 
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
@@ -71,11 +79,21 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
         timeout=args.timeout,
         directory=directory,
         memory_size=args.memory,
+        logical_sector_size=_sector_size(args),
         on_event=lambda event: output.note(f"  {event.kind}: {event.text}"),
     )
     output.event("boot", **_to_json(result))
     output.result(_show(result, has_expectation=args.expect is not None))
     return ExitCode.DONE if result.proven else ExitCode.BOOT_NOT_PROVEN
+
+
+def _sector_size(args: argparse.Namespace) -> int:
+    """A device says it itself."""
+    check_sector_size_option(args, is_device=is_block_device(args.target))
+    if not is_block_device(args.target):
+        return image_sector_size(args)
+    with open_for_reading(args.target) as target:
+        return target.logical_sector_size
 
 
 def _state_directory(target: Path) -> Path:

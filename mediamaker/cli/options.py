@@ -7,11 +7,12 @@ import argparse
 
 from mediamaker.errors import UsageError
 from mediamaker.formats.fat import FILE_SIZE_MAX, FILE_SIZE_SAFE_MAX
-from mediamaker.plan.geometry import SECTOR_SIZES
+from mediamaker.plan.geometry import DEFAULT_SECTOR_SIZE, SECTOR_SIZES
 from mediamaker.plan.request import Layout, MediaRequest
 from mediamaker.units import MIB, format_size, parse_size
 
 _PART_SIZE_MIN = MIB
+_Arguments = argparse.ArgumentParser | argparse._ArgumentGroup  # noqa: SLF001 - no public name
 
 
 def size_argument(text: str) -> int:
@@ -83,12 +84,16 @@ def add_image_options(parser: argparse.ArgumentParser, *, default_size: str) -> 
         metavar="SIZE|auto",
         help=f"size of the disk (default: {default_size})",
     )
+    add_sector_size_option(group)
+
+
+def add_sector_size_option(group: _Arguments) -> None:
+    """The sector size of an image file, which alone can't say it."""
     group.add_argument(
         "--sector-size",
         type=size_argument,
-        default=512,
         metavar="BYTES",
-        help="bytes a logical sector of the disk (default: 512)",
+        help=f"bytes a logical sector of an image file (default: {DEFAULT_SECTOR_SIZE})",
     )
 
 
@@ -111,13 +116,26 @@ def media_request(args: argparse.Namespace) -> MediaRequest:
     )
 
 
-def check_sector_size(size: int) -> int:
-    """A sector size that disks have.
+def image_sector_size(args: argparse.Namespace) -> int:
+    """The sector size that an image file has, or is to have.
 
     Raises:
-        UsageError: it is another.
+        UsageError: disks have no such sectors.
     """
+    size: int = DEFAULT_SECTOR_SIZE if args.sector_size is None else args.sector_size
     if size not in SECTOR_SIZES:
         known = ", ".join(map(str, SECTOR_SIZES))
         raise UsageError(f"--sector-size {size}: disks have one of {known}")
     return size
+
+
+def check_sector_size_option(args: argparse.Namespace, *, is_device: bool) -> None:
+    """``--sector-size`` is for image files.
+
+    Raises:
+        UsageError: it was given for a block device.
+    """
+    if is_device and args.sector_size is not None:
+        raise UsageError(
+            f"--sector-size: {args.target} is a block device, its sectors are what they are"
+        )

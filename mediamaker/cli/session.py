@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from mediamaker.cli.options import check_sector_size, media_request
+from mediamaker.cli.options import check_sector_size_option, image_sector_size, media_request
 from mediamaker.devices.discover import find_disk, list_disks
 from mediamaker.devices.disk import Disk
 from mediamaker.devices.target import is_block_device
@@ -117,14 +117,15 @@ def disk_geometry(disk: Disk) -> Geometry:
 
 def image_geometry(args: argparse.Namespace, session: Session) -> Geometry:
     """The geometry that ``--size`` and ``--sector-size`` ask for."""
-    return session.geometry_of_image(args.size, check_sector_size(args.sector_size))
+    return session.geometry_of_image(args.size, image_sector_size(args))
 
 
 def check_image_options(args: argparse.Namespace) -> None:
-    """``--size`` is for image files.
+    """``--size`` and ``--sector-size`` are for image files.
 
     Raises:
-        UsageError: it was given for a block device.
+        UsageError: one was given for a block device.
     """
+    check_sector_size_option(args, is_device=True)
     if args.size is not None:
         raise UsageError(f"--size: {args.target} is a block device, its size is what it is")

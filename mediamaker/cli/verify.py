@@ -7,23 +7,31 @@ import argparse
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from mediamaker.cli.options import add_media_options, check_sector_size, media_request
+from mediamaker.cli.options import (
+    add_media_options,
+    add_sector_size_option,
+    check_sector_size_option,
+    image_sector_size,
+    media_request,
+)
 from mediamaker.cli.output import Output
 from mediamaker.cli.progress import ProgressView
 from mediamaker.cli.session import Session, load_boot_code
-from mediamaker.devices.target import open_for_reading
+from mediamaker.devices.target import is_block_device, open_for_reading
 from mediamaker.errors import (
     ExitCode,
     FormatError,
     MediaError,
     SourceError,
     UsageError,
+    VerifyError,
 )
 from mediamaker.execute.progress import ProgressMeter
 from mediamaker.execute.receipt import read_receipt, verify_receipt
-from mediamaker.execute.target import ReadableTarget
+from mediamaker.execute.target import ReadableTarget, describe_target_error
 from mediamaker.execute.verifier import verify_content
 from mediamaker.plan.build import choose_layout
 from mediamaker.plan.codec import plan_from_json
@@ -36,6 +44,9 @@ from mediamaker.sources.reader import SourceReader
 from mediamaker.units import GIB, format_size
 
 _PLAN_FILE_SIZE_MAX = GIB
+_SAME_OPTIONS = (
+    "give verify the same --layout, --label, --cluster-size and --part-size as create was given"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,13 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="the identities must be of this seed (default: what the disk says)",
     )
-    parser.add_argument(
-        "--sector-size",
-        type=int,
-        default=512,
-        metavar="BYTES",
-        help="sector size of an image file (default: 512)",
-    )
+    add_sector_size_option(parser)
     add_media_options(parser)
 
 
@@ -76,8 +81,8 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
             f"verify compares with one of SOURCE, --plan or --receipt; {len(given)} were given",
             hint="for example: mediamaker verify /dev/sdX Win11.iso",
         )
-    sector_size = check_sector_size(args.sector_size)
-    target = open_for_reading(args.target, logical_sector_size=sector_size)
+    check_sector_size_option(args, is_device=is_block_device(args.target))
+    target = open_for_reading(args.target, logical_sector_size=image_sector_size(args))
     try:
         if args.receipt is not None:
             _verify_receipt(args, output, target)
@@ -99,25 +104,37 @@ def _verify_receipt(args: argparse.Namespace, output: Output, target: ReadableTa
 def _verify_plan(args: argparse.Namespace, output: Output, target: ReadableTarget) -> None:
     plan = _read_plan(args.plan) if args.plan is not None else _plan_again(args, target)
     with SourceReader(plan.sources) as reader, ProgressView(output) as view:
-        result = verify_content(
-            extents=plan.extents,
-            reader=reader,
-            target=target,
-            meter=ProgressMeter(view.show, time.monotonic),
-        )
+        try:
+            result = verify_content(
+                extents=plan.extents,
+                reader=reader,
+                target=target,
+                meter=ProgressMeter(view.show, time.monotonic),
+            )
+        except VerifyError as error:
+            if args.plan is None and error.hint is not None:
+                error.hint = f"{_SAME_OPTIONS}; otherwise {error.hint}"
+            raise
     against = "plan" if args.plan is not None else "source"
     _report(args, output, plan.plan_id, against, result.bytes_read)
 
 
 def _plan_again(args: argparse.Namespace, target: ReadableTarget) -> Plan:
     """The plan that would make this target, with the identities that it says it has."""
+    if target.size == 0 or target.size % target.logical_sector_size:
+        raise VerifyError(
+            f"{target.name} has {target.size} bytes: no disk of whole sectors of "
+            f"{target.logical_sector_size} bytes",
+            hint="is it the right file, and was it copied whole?",
+        )
     inspection = inspect_source(args.source)
     request = media_request(args)
     layout = choose_layout(inspection, request)
     if layout is Layout.RAW or args.seed is not None:
         identities = identities_from_seed(args.seed or "")
     else:
-        name, identities = read_identities(target.pread, target.logical_sector_size)
+        read = partial(_read_target, target)
+        name, identities = read_identities(read, target.logical_sector_size)
         layout = request.layout or Layout(name)
     session = Session(
         inspection=inspection,
@@ -127,6 +144,16 @@ def _plan_again(args: argparse.Namespace, target: ReadableTarget) -> Plan:
         boot_code=load_boot_code(),
     )
     return session.plan(Geometry(target.size, target.logical_sector_size))
+
+
+def _read_target(target: ReadableTarget, offset: int, size: int) -> bytes:
+    """At most ``size`` bytes; what lies past the end is left out."""
+    try:
+        return target.pread(offset, max(0, min(size, target.size - offset)))
+    except OSError as error:
+        raise describe_target_error(
+            error, target=target, doing="reading", offset=offset, extents=None
+        ) from error
 
 
 def _read_plan(path: Path) -> Plan:

@@ -94,7 +94,7 @@ def boot_target(
     after ``timeout`` seconds. A screenshot is taken at the end.
 
     Raises:
-        SourceError: the target can't be read.
+        TargetRefusedError: the target can't be read.
         ToolError: QEMU or the firmware is missing, or QEMU failed.
     """
     if expect is not None and not expect.strip():

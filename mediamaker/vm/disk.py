@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from mediamaker.errors import SourceError, UsageError
+from mediamaker.errors import TargetRefusedError, UsageError
 
 
 class Bus(StrEnum):
@@ -55,20 +55,22 @@ def open_disk(disk: Disk) -> Iterator[OpenDisk]:
     """The bytes of a disk, open until the block ends; read-only where the disk is a snapshot.
 
     Raises:
-        SourceError: missing, not readable, empty, or neither a file nor a block device.
+        TargetRefusedError: missing, not readable, empty, or neither a file nor a block device.
         UsageError: the bus can't carry a disk of this size or sector size.
     """
     try:
         fd = os.open(disk.path, (os.O_RDONLY if disk.snapshot else os.O_RDWR) | os.O_CLOEXEC)
     except OSError as error:
-        raise SourceError(f"{disk.path} can't be opened as a disk: {error.strerror}") from error
+        raise TargetRefusedError(
+            f"{disk.path} can't be opened as a disk: {error.strerror}"
+        ) from error
     try:
         mode = os.fstat(fd).st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
-            raise SourceError(f"{disk.path} is neither a file nor a block device")
+            raise TargetRefusedError(f"{disk.path} is neither a file nor a block device")
         size = os.lseek(fd, 0, os.SEEK_END)
         if size == 0:
-            raise SourceError(f"{disk.path} is empty: no disk to start from")
+            raise TargetRefusedError(f"{disk.path} is empty: no disk to start from")
         _check_bus(disk, size)
         yield OpenDisk(disk, fd, stat.S_ISBLK(mode))
     finally:

@@ -202,6 +202,52 @@ def test_too_small_says_how_much_and_is_code_4(run, folder, tmp_path):
     assert not (tmp_path / "x.img").exists()
 
 
+@pytest.mark.parametrize("size", ["8388607TiB", "8388608TiB", "99999999999TiB"])
+def test_sizes_that_no_file_has(run, folder, tmp_path, size):
+    code, events = run.json("create", folder, tmp_path / "x.img", "--size", size)
+    assert code == (4 if size == "8388607TiB" else 2)
+    assert events[-1]["error"] in {"TargetTooSmallError", "UsageError"}
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+@pytest.mark.parametrize("size", [0, 10, 512, 1024, 70000, 70144])
+def test_verify_of_what_is_no_disk_is_code_5(run, folder, tmp_path, size):
+    stick = tmp_path / "x.img"
+    stick.write_bytes((bytes(510) + b"\x55\xaa" + bytes(size))[:size])
+    code, events = run.json("verify", stick, folder)
+    assert (code, events[-1]["error"]) == (5, "VerifyError")
+    assert str(stick) in events[-1]["message"] or "holds no disk" in events[-1]["message"]
+
+
+def test_verify_with_other_options_than_create_had_says_so(run, folder, tmp_path):
+    assert run.json("create", folder, tmp_path / "x.img", "--label", "ONE")[0] == 0
+    code, events = run.json("verify", tmp_path / "x.img", folder)
+    assert code == 5
+    assert "--label" in events[-1]["hint"]
+    assert run.json("verify", tmp_path / "x.img", folder, "--label", "ONE")[0] == 0
+
+
+@pytest.mark.parametrize("target", ["missing.img", "empty.img", "tree"])
+def test_boot_of_a_target_that_is_none_is_code_4(run, folder, tmp_path, target):
+    (tmp_path / "empty.img").touch()
+    code, events = run.json(
+        "boot", tmp_path / target, "--firmware", "bios", "--screenshot", tmp_path / "shots"
+    )
+    assert (code, events[-1]["error"]) == (4, "TargetRefusedError")
+
+
+def test_the_size_and_sectors_of_a_device_are_what_they_are(run, folder):
+    disks = run.json("devices")[1][-1]["disks"]
+    device = disks[0]["path"]
+    for option in (("--size", "1GiB"), ("--sector-size", "4096")):
+        for words in (("create", folder, device), ("plan", folder, "--target", device)):
+            code, events = run.json(*words, *option)
+            assert code == 2
+            assert "is what it is" in events[-1]["message"] or "are what they are" in str(events)
+    for words in (("verify", device, folder), ("boot", device, "--firmware", "bios")):
+        assert run.json(*words, "--sector-size", "4096")[0] == 2
+
+
 @pytest.mark.parametrize("target", ["/dev/does-not-exist", "/dev/null", "/tmp"])
 def test_targets_that_are_none_are_code_4(run, folder, target):
     code, events = run.json("create", folder, target)

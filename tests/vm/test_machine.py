@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mediamaker.errors import BootError, SourceError, ToolError, UsageError
+from mediamaker.errors import BootError, TargetRefusedError, ToolError, UsageError
 from mediamaker.units import MIB
 from mediamaker.vm.boot import boot_target
 from mediamaker.vm.disk import Bus, Disk
@@ -345,7 +345,7 @@ def test_bad_targets_are_refused(tmp_path, talker):
     fifo = tmp_path / "directory"
     fifo.mkdir()
     for path, words in ((empty, "is empty"), (fifo, "neither"), (tmp_path / "none", "No such")):
-        with pytest.raises(SourceError, match=words):
+        with pytest.raises(TargetRefusedError, match=words):
             boot_target(path, Firmware.BIOS, directory=directory)
     with pytest.raises(UsageError, match="512 bytes"):
         boot_target(
