@@ -11,7 +11,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from typing import Any
+from contextlib import suppress
+from io import TextIOWrapper
+from typing import Any, TextIO
 
 from mediamaker.cli.terminal import printable
 from mediamaker.errors import MediaError
@@ -33,17 +35,18 @@ class Output:
                 "event": event,
                 **fields,
             }
-            print(json.dumps(record, ensure_ascii=False), flush=True)
+            # ASCII alone: whatever the locale is, and however a file name is spelled.
+            _print(json.dumps(record), sys.stdout)
 
     def result(self, text: str) -> None:
         """What the person asked for; nothing in the JSON form."""
         if not self.as_json:
-            print(printable(text), flush=True)
+            _print(printable(text), sys.stdout)
 
     def note(self, text: str) -> None:
         """A word on the way; nothing in the JSON form."""
         if not self.as_json:
-            print(printable(text), file=sys.stderr, flush=True)
+            _print(printable(text), sys.stderr)
 
     def warning(self, text: str) -> None:
         """Something the person should know, in either form."""
@@ -51,14 +54,28 @@ class Output:
         self.note(f"warning: {text}")
 
     def error(self, error: MediaError) -> None:
-        """Why it ended, and what to do now."""
-        self.event(
-            "error",
-            exit_code=int(error.exit_code),
-            error=type(error).__name__,
-            message=error.message,
-            hint=error.hint,
-        )
+        """Why it ended, and what to do now; never fails for want of somebody who reads."""
+        with suppress(OSError):
+            self._error(error)
+
+    def _error(self, error: MediaError) -> None:
+        try:
+            self.event(
+                "error",
+                exit_code=int(error.exit_code),
+                error=type(error).__name__,
+                message=error.message,
+                hint=error.hint,
+            )
+        except OSError:
+            self.as_json = False
         self.note(f"mediamaker: error: {error.message}")
         if error.hint:
             self.note(f"  hint: {error.hint}")
+
+
+def _print(text: str, stream: TextIO) -> None:
+    """A line; what the locale can't spell is shown as ``\\xfc``."""
+    if isinstance(stream, TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
+    print(text, file=stream, flush=True)

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -296,6 +297,35 @@ def test_sigterm_and_ctrl_c_leave_nothing_behind(tmp_path, folder):
         assert last["exit_code"] == 130
         assert "is as it was before" in last["message"]
         assert [p.name for p in tmp_path.iterdir()] == ["tree"]
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_full_or_closed_output_is_no_traceback(folder, options):
+    def inspect(stdout, stderr):
+        command = [sys.executable, "-m", "mediamaker", "inspect", folder, *options]
+        result = subprocess.run(command, stdout=stdout, stderr=stderr, text=True, check=False)
+        return result.returncode, result.stderr
+
+    with Path("/dev/full").open("wb") as full:
+        words = "mediamaker: error: No space left on device\n"
+        assert inspect(full, subprocess.PIPE) == (1, words)
+        assert inspect(full, full) == (1, None)
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert inspect(writer, subprocess.PIPE) == (1, "")
+    os.close(writer)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_no_name_is_too_odd_for_the_locale(folder, encoding):
+    odd = os.fsencode(folder) + b" \xff\xc3\xbc"
+    folder.rename(os.fsdecode(odd))
+    environment = {**os.environ, "PYTHONIOENCODING": encoding + ":strict"}
+    command = [sys.executable, "-m", "mediamaker", "inspect", odd]
+    text = subprocess.run(command, capture_output=True, env=environment, check=True).stdout
+    assert b"UEFI x64" in text
+    result = subprocess.run([*command, "--json"], capture_output=True, env=environment, check=True)
+    assert json.loads(result.stdout)["path"] == os.fsdecode(odd)
 
 
 def test_a_bug_is_told_without_a_traceback(run, monkeypatch):
