@@ -64,8 +64,8 @@ class EncodedName:
         return 1 + (0 if self.long_name is None else count_long_name_entries(self.long_name))
 
 
-def check_name(name: str, *, what: str) -> None:
-    """Refuse a name that FAT can't hold or that Windows could not open.
+def check_name(name: str, *, what: str, file_system: str = "FAT32") -> None:
+    """Refuse a name that FAT can't hold or that Windows could not open; exFAT has the same rules.
 
     Raises:
         NotRepresentableError: ``what`` (the full path) and the reason.
@@ -73,7 +73,7 @@ def check_name(name: str, *, what: str) -> None:
     reason = _find_fault(name)
     if reason is not None:
         raise NotRepresentableError(
-            f"{what}: FAT32 can't hold this name: {reason}",
+            f"{what}: {file_system} can't hold this name: {reason}",
             hint="rename it in the source, or leave it out",
         )
 
