@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     is_device = is_device_target(args.target)
     if is_device:
         check_image_options(args)
-    session = open_session(args)
+    session = open_session(args, output)
     sources = session.inspection.tree.files
     if args.receipt is not None:
         check_text_file(args.receipt, option="--receipt", sources=sources, target=args.target)

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Plan, and show it."""
-    session = open_session(args)
+    session = open_session(args, output)
     if args.out is not None:
         sources = session.inspection.tree.files
         check_text_file(args.out, option="--out", sources=sources, target=args.target)

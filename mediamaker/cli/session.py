@@ -5,22 +5,26 @@ from __future__ import annotations
 
 import argparse
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mediamaker.cli.options import check_sector_size_option, image_sector_size, media_request
+from mediamaker.cli.output import Output
 from mediamaker.devices.discover import find_disk, list_disks
 from mediamaker.devices.disk import Disk
 from mediamaker.devices.target import is_block_device
-from mediamaker.errors import TargetRefusedError, UsageError
+from mediamaker.errors import MediaError, TargetRefusedError, UsageError
 from mediamaker.plan.build import BootCode, build_plan, measure_disk
 from mediamaker.plan.geometry import Geometry
 from mediamaker.plan.identity import Identities, identities_from_seed
 from mediamaker.plan.model import Plan
-from mediamaker.plan.request import MediaRequest
+from mediamaker.plan.request import ExtraFile, MediaRequest
+from mediamaker.sources.boot_stl import MEDIA_PATH as BOOT_STL_PATH
+from mediamaker.sources.boot_stl import find_boot_stl
 from mediamaker.sources.bootcode import load_fat32_boot_code, load_mbr_code
 from mediamaker.sources.kinds import Inspection, inspect_source
 from mediamaker.volumes.fat32 import Fat32BootCode
+from mediamaker.volumes.tree import show_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +48,37 @@ class Session:
         return Geometry(size, sector_size)
 
 
-def open_session(args: argparse.Namespace) -> Session:
+def open_session(args: argparse.Namespace, output: Output) -> Session:
     """Look at the source; identities come from ``--seed``, else they are random.
 
     Raises:
         SourceError, UsageError: as the source and options have it.
     """
     seed: str = args.seed if args.seed is not None else secrets.token_hex(8)
+    inspection = inspect_source(args.source)
     return Session(
-        inspection=inspect_source(args.source),
-        request=media_request(args),
+        inspection=inspection,
+        request=complete_request(media_request(args), inspection, output),
         seed=seed,
         identities=identities_from_seed(seed),
         boot_code=load_boot_code(),
     )
+
+
+def complete_request(request: MediaRequest, inspection: Inspection, output: Output) -> MediaRequest:
+    """``request`` with the files that the media should have and lacks."""
+    try:
+        found = find_boot_stl(inspection)
+    except MediaError as error:
+        output.warning(f"boot.stl could not be looked for: {error.message}")
+        found = None
+    if found is None:
+        return request
+    path = show_path(BOOT_STL_PATH)
+    note = (
+        f"added {path} from {found.origin}: recent boot managers stop without it under Secure Boot"
+    )
+    return replace(request, extras=(ExtraFile(BOOT_STL_PATH, found.data, note),))
 
 
 def load_boot_code() -> BootCode:

@@ -19,7 +19,7 @@ from mediamaker.cli.options import (
 )
 from mediamaker.cli.output import Output
 from mediamaker.cli.progress import ProgressView
-from mediamaker.cli.session import Session, load_boot_code
+from mediamaker.cli.session import Session, complete_request, load_boot_code
 from mediamaker.devices.target import is_block_device, open_for_reading
 from mediamaker.errors import (
     ExitCode,
@@ -102,7 +102,7 @@ def _verify_receipt(args: argparse.Namespace, output: Output, target: ReadableTa
 
 
 def _verify_plan(args: argparse.Namespace, output: Output, target: ReadableTarget) -> None:
-    plan = _read_plan(args.plan) if args.plan is not None else _plan_again(args, target)
+    plan = _read_plan(args.plan) if args.plan is not None else _plan_again(args, target, output)
     with SourceReader(plan.sources) as reader, ProgressView(output) as view:
         try:
             result = verify_content(
@@ -119,7 +119,7 @@ def _verify_plan(args: argparse.Namespace, output: Output, target: ReadableTarge
     _report(args, output, plan.plan_id, against, result.bytes_read)
 
 
-def _plan_again(args: argparse.Namespace, target: ReadableTarget) -> Plan:
+def _plan_again(args: argparse.Namespace, target: ReadableTarget, output: Output) -> Plan:
     """The plan that would make this target, with the identities that it says it has."""
     if target.size == 0 or target.size % target.logical_sector_size:
         raise VerifyError(
@@ -138,7 +138,7 @@ def _plan_again(args: argparse.Namespace, target: ReadableTarget) -> Plan:
         layout = request.layout or Layout(name)
     session = Session(
         inspection=inspection,
-        request=replace(request, layout=layout),
+        request=complete_request(replace(request, layout=layout), inspection, output),
         seed=None,
         identities=identities,
         boot_code=load_boot_code(),

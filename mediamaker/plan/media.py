@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mediamaker.errors import NotRepresentableError
+from mediamaker.extents import Literal, Piece
 from mediamaker.formats.fat import FILE_SIZE_MAX
 from mediamaker.plan.identity import Identities
 from mediamaker.plan.request import MediaRequest
@@ -45,6 +46,10 @@ def build_media(
     notes: list[str] = []
     wims = {source.entry.path: source for source in install_wims}
     items = list(_items(tree, wims, request, identities, notes))
+    for extra in request.extras:
+        pieces = (Piece(len(extra.data), Literal(extra.data)),) if extra.data else ()
+        items.append(TreeItem(_existing_case(tree, extra.path), pieces))
+        notes.append(extra.note)
     return Media(build_tree(items), tuple(notes))
 
 
@@ -82,6 +87,15 @@ def _split(
         )
     for part in parts:
         yield TreeItem((*entry.path[:-1], part.name), part.pieces, entry.modified_ns)
+
+
+def _existing_case(tree: SourceTree, path: Path) -> Path:
+    """``path`` with the names that its directories have in the tree already."""
+    for depth in range(len(path) - 1, 0, -1):
+        entry = tree.find(*path[:depth])
+        if entry is not None:
+            return (*entry.path, *path[depth:])
+    return path
 
 
 def _check_size(entry: Entry) -> None:

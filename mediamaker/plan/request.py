@@ -13,6 +13,7 @@ class Layout(StrEnum):
     """How a disk is arranged."""
 
     MBR_FAT32 = "mbr-fat32"
+    MBR_FAT32_EXFAT = "mbr-fat32-exfat"
     GPT_FAT32 = "gpt-fat32"
     RAW = "raw"
 
@@ -24,9 +25,22 @@ class Layout(StrEnum):
 
 _SUMMARIES = {
     Layout.MBR_FAT32: "one active FAT32 partition; boots under BIOS and UEFI",
+    Layout.MBR_FAT32_EXFAT: (
+        "an active FAT32 partition that boots, and all files whole on a second one, exFAT; "
+        "experimental"
+    ),
     Layout.GPT_FAT32: "GPT with one FAT32 partition; boots under UEFI only",
     Layout.RAW: "the source as it is, byte for byte (hybrid ISOs)",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class ExtraFile:
+    """A small file that the source lacks; ``note`` tells the person why it is added."""
+
+    path: tuple[str, ...]
+    data: bytes
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +55,4 @@ class MediaRequest:
     volume_label: str | None = None
     cluster_size: int | None = None
     part_size_max: int = FILE_SIZE_SAFE_MAX
+    extras: tuple[ExtraFile, ...] = ()
