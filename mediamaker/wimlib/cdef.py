@@ -111,7 +111,7 @@ typedef struct { char *path; int flags; } mm_delete;
 typedef struct { char *source, *target; int flags; } mm_rename_command;
 typedef struct {
     int op;
-    union { mm_add add; mm_delete del; mm_rename_command rename; } u;
+    union { mm_add add; mm_delete deletion; mm_rename_command rename; } u;
 } mm_command;
 """
 

@@ -15,7 +15,8 @@ from typing import Any, Final
 
 import cffi
 
-from mediamaker.errors import ToolError
+from mediamaker.errors import ToolError, UsageError
+from mediamaker.units import KIB
 from mediamaker.wimlib.cdef import DECLARATIONS, LIBC_DECLARATIONS, STRUCT_SIZES
 
 SONAME: Final = "libwim.so.15"
@@ -40,6 +41,19 @@ def is_bad_writer(version: Version) -> bool:
     return BAD_WRITERS[0] <= version <= BAD_WRITERS[1]
 
 
+_SAID_SIZE_MAX: Final = 256 * KIB
+"""Of what a call said; a WIM with a million bad files must not fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What libwim said while a call ran. ``is_shared`` if another call ran beside it."""
+
+    errors: tuple[str, ...]
+    warnings: tuple[str, ...]
+    is_shared: bool
+
+
 class Messages:
     """libwim's own words about what went wrong, which it writes to a file in memory.
 
@@ -52,6 +66,12 @@ class Messages:
         self.fd = os.memfd_create("mediamaker-libwim-messages", os.MFD_CLOEXEC)
         self._lock = threading.Lock()
         self._call_count = 0
+        self._was_shared = False
+
+    @property
+    def is_idle(self) -> bool:
+        """True while no call runs."""
+        return self._call_count == 0
 
     @property
     def path(self) -> str:
@@ -64,15 +84,32 @@ class Messages:
             if self._call_count == 0:
                 os.ftruncate(self.fd, 0)
             self._call_count += 1
+            self._was_shared = self._was_shared or self._call_count > 1
             return os.fstat(self.fd).st_size
 
-    def end(self, start: int) -> tuple[str, ...]:
-        """The call ended: the lines that were written since it began."""
+    def end(self, start: int) -> Said:
+        """The call ended: what was said since it began."""
         with self._lock:
             self._call_count -= 1
-            data = os.pread(self.fd, max(0, os.fstat(self.fd).st_size - start), start)
-        lines = (line.strip() for line in data.decode("utf-8", "replace").splitlines())
-        return tuple(line for line in lines if line)
+            is_shared = self._was_shared
+            if self._call_count == 0:
+                self._was_shared = False
+            size = min(_SAID_SIZE_MAX, max(0, os.fstat(self.fd).st_size - start))
+            data = os.pread(self.fd, size, start)
+        errors: list[str] = []
+        warnings: list[str] = []
+        current = errors
+        for line in data.decode("utf-8", "replace").splitlines():
+            words = " ".join(line.split())
+            if words.startswith(("[ERROR]", "[WARNING]")):
+                kind, _, words = words.partition(" ")
+                current = errors if kind == "[ERROR]" else warnings
+                current.append(words.strip())
+            elif words and current:  # a message goes on
+                current[-1] += " " + words
+            elif words:
+                current.append(words)
+        return Said(tuple(errors), tuple(warnings), is_shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +196,23 @@ def open_library(path: str) -> Library:
     libc_ffi = cffi.FFI()
     libc_ffi.cdef(LIBC_DECLARATIONS)
     return Library(path=path, version=version, ffi=ffi, c=c, libc=libc_ffi.dlopen(None))
+
+
+def set_default_level(compression_number: int, level: int) -> None:
+    """The level for what is compressed from now on: 20 fast, 50, 100 thorough; 0 is libwim's own.
+
+    It is one for the process, so it may only be set while no call runs; codes are libwim's.
+
+    Raises:
+        UsageError: a call runs, or there is no such level.
+    """
+    library = load_library()
+    with _load_lock:
+        if not library.messages.is_idle:
+            raise UsageError("the compression level can't be changed while a WIM is in work")
+        code = library.c.wimlib_set_default_compression_level(compression_number, level)
+    if code:
+        raise UsageError(f"{level} is not a compression level", hint="use 20, 50 or 100")
 
 
 def version() -> Version:
