@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An image file as a target.
 
-References: open(2), copy_file_range(2), lseek(2) (SEEK_DATA), posix_fadvise(2).
+References: open(2) (O_TMPFILE), copy_file_range(2), lseek(2) (SEEK_DATA), posix_fadvise(2).
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _NAME_SIZE_MAX = 255
 class FileTarget(Descriptor):
     """An image file, sparse, that appears under its name only when :meth:`finish` is called.
 
-    Until then it is ``.NAME.mediamaker-XXXXXXXX.partial`` in the same directory, so that giving
-    it its name is atomic. (O_TMPFILE would leave no name behind after SIGKILL, but the name it
-    gets by linkat(2) can't replace an existing file.)
+    Until then it has no name at all (O_TMPFILE), so that even SIGKILL leaves nothing behind; where
+    the file system can't do that, it is ``.NAME.mediamaker-XXXXXXXX.partial`` in the same
+    directory. Either way giving it its name is atomic.
     """
 
     starts_zeroed = True
@@ -42,11 +42,13 @@ class FileTarget(Descriptor):
         logical_sector_size: int,
         *,
         partial_path: Path | None,
+        is_new: bool,
         is_replacing: bool,
     ) -> None:
         super().__init__(descriptor, str(path), size, logical_sector_size)
         self._path = path
         self._partial_path = partial_path
+        self._is_new = is_new
         self._is_replacing = is_replacing
         self._direct_descriptor = -1
 
@@ -63,11 +65,8 @@ class FileTarget(Descriptor):
         # A link is followed, so that the new file lands beside the old one and replaces it.
         path = Path(os.path.realpath(path))
         mode = _check_place(path, replace=replace)
-        partial_path = path.with_name(_partial_name(path.name))
         try:
-            descriptor = os.open(
-                partial_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666
-            )
+            descriptor, partial_path = _open_partial(path)
         except OSError as error:
             raise TargetRefusedError(
                 f"{path}: can't create a file in {path.parent}: {error.strerror}",
@@ -79,7 +78,8 @@ class FileTarget(Descriptor):
                 os.fchmod(descriptor, mode)
         except OSError as error:
             os.close(descriptor)
-            partial_path.unlink()
+            if partial_path is not None:
+                partial_path.unlink()
             if error.errno not in {errno.EFBIG, errno.EINVAL, errno.ENOSPC}:
                 raise TargetRefusedError(f"{path}: {error.strerror}") from error
             raise TargetTooSmallError(
@@ -94,6 +94,7 @@ class FileTarget(Descriptor):
             size,
             logical_sector_size,
             partial_path=partial_path,
+            is_new=True,
             is_replacing=replace,
         )
 
@@ -118,6 +119,7 @@ class FileTarget(Descriptor):
             status.st_size,
             logical_sector_size,
             partial_path=None,
+            is_new=False,
             is_replacing=False,
         )
 
@@ -147,7 +149,7 @@ class FileTarget(Descriptor):
 
     def drop_caches(self) -> None:
         """Write out, have the page cache forget it, and read past it from now on if we may."""
-        if self._partial_path is not None:
+        if self._is_new:
             self.flush()
         os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         if self._direct_descriptor < 0:
@@ -174,12 +176,16 @@ class FileTarget(Descriptor):
 
     def finish(self) -> None:
         """Flush it, give it its name, and flush the directory that holds the name."""
-        if self._partial_path is None:
+        if not self._is_new:
             self.close()
             return
         self.flush()
-        self._publish(self._partial_path)
+        if self._partial_path is None and not self._is_replacing:
+            self._link_to(self._path)
+        else:
+            self._publish(self._partial_path or self._name_partial())
         self._partial_path = None
+        self._is_new = False
         self.close()
         # From here on it is complete; a directory that can't be flushed only means that the name
         # may not outlive a power cut.
@@ -193,9 +199,11 @@ class FileTarget(Descriptor):
         """Remove what was written, unless it has its name; aborting twice is harmless."""
         self.close()
         partial_path, self._partial_path = self._partial_path, None
-        if partial_path is None:
+        was_new, self._is_new = self._is_new, False
+        if partial_path is not None:
+            partial_path.unlink(missing_ok=True)
+        if not was_new:
             return None
-        partial_path.unlink(missing_ok=True)
         return f"{self.name} is as it was before"
 
     def __exit__(
@@ -216,6 +224,20 @@ class FileTarget(Descriptor):
                     raise
         return super()._read_some(offset, buffer)
 
+    def _name_partial(self) -> Path:
+        """A name for what has none, as link(2) can't replace a file and rename(2) needs a name."""
+        self._partial_path = self._path.with_name(_partial_name(self._path.name))
+        self._link_to(self._partial_path)
+        return self._partial_path
+
+    def _link_to(self, path: Path) -> None:
+        # Any src_dir_fd makes Python call linkat(2), which alone can follow a link of /proc.
+        link = f"/proc/self/fd/{self._descriptor}"
+        try:
+            os.link(link, path, src_dir_fd=self._descriptor, follow_symlinks=True)
+        except FileExistsError:
+            raise _name_taken(path) from None
+
     def _publish(self, partial_path: Path) -> None:
         if self._is_replacing:
             partial_path.replace(self._path)
@@ -232,6 +254,17 @@ class FileTarget(Descriptor):
             partial_path.rename(self._path)
         else:
             partial_path.unlink()
+
+
+def _open_partial(path: Path) -> tuple[int, Path | None]:
+    """A new file beside ``path``, and its name if it has to have one."""
+    flags = os.O_RDWR | os.O_CLOEXEC
+    try:
+        return os.open(path.parent, flags | os.O_TMPFILE, 0o666), None
+    except OSError:
+        # FAT, NFS and others can't; why else it fails is told by the attempt to create a name.
+        partial_path = path.with_name(_partial_name(path.name))
+        return os.open(partial_path, flags | os.O_CREAT | os.O_EXCL, 0o666), partial_path
 
 
 def _partial_name(name: str) -> str:

@@ -68,12 +68,23 @@ def backing(tmp_path, rig):
     return path
 
 
+@pytest.fixture
+def no_tmpfile(monkeypatch):
+    """FAT, exFAT and NFS: open(2) knows no O_TMPFILE there."""
+    real_open = os.open
+
+    def refuse(path, flags, *rest, **options):
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return real_open(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", refuse)
+
+
 class TestImageFile:
     def test_appears_only_when_finished(self, tmp_path):
         target = FileTarget.create(tmp_path / "a.img", MIB)
-        (partial,) = tmp_path.iterdir()
-        assert partial.name.startswith(".a.img.mediamaker-")
-        assert partial.name.endswith(".partial")
+        assert list(tmp_path.iterdir()) == []
         target.finish()
         assert [path.name for path in tmp_path.iterdir()] == ["a.img"]
         assert (tmp_path / "a.img").read_bytes() == bytes(MIB)
@@ -85,6 +96,40 @@ class TestImageFile:
         with FileTarget.create(tmp_path / "a.img", MIB):
             pass
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.usefixtures("no_tmpfile")
+    @pytest.mark.parametrize("replace", [False, True])
+    def test_where_a_file_must_have_a_name_it_is_hidden(self, tmp_path, replace):
+        target = FileTarget.create(tmp_path / "a.img", MIB, replace=replace)
+        (partial,) = tmp_path.iterdir()
+        assert partial.name.startswith(".a.img.mediamaker-")
+        assert partial.name.endswith(".partial")
+        target.finish()
+        assert [path.name for path in tmp_path.iterdir()] == ["a.img"]
+        FileTarget.create(tmp_path / "b.img", MIB).abort()
+        assert [path.name for path in tmp_path.iterdir()] == ["a.img"]
+
+    @pytest.mark.parametrize("replace", [False, True])
+    def test_sigkill_leaves_nothing(self, tmp_path, replace):
+        if replace:
+            (tmp_path / "a.img").write_text("old")
+        child = os.fork()
+        if child == 0:
+            target = FileTarget.create(tmp_path / "a.img", MIB, replace=replace)
+            target.pwrite(0, memoryview(bytes(4096)))
+            os.kill(os.getpid(), signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+        assert found == ({"a.img": "old"} if replace else {})
+
+    def test_a_name_taken_meanwhile_is_not_replaced(self, tmp_path):
+        target = FileTarget.create(tmp_path / "a.img", MIB)
+        (tmp_path / "a.img").write_text("precious")
+        with pytest.raises(TargetRefusedError, match="exists already"):
+            target.finish()
+        target.abort()
+        assert (tmp_path / "a.img").read_text() == "precious"
+        assert len(list(tmp_path.iterdir())) == 1
 
     def test_an_existing_file_is_replaced_only_if_told(self, tmp_path):
         path = tmp_path / "a.img"
@@ -142,6 +187,7 @@ class TestImageFile:
         assert caught.value.needed_size == 4096 << 40
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.usefixtures("no_tmpfile")
     def test_a_file_system_without_links(self, tmp_path, monkeypatch):
         """FAT, exFAT and some network shares: link(2) gives EPERM there."""
 
