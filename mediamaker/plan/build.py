@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mediamaker.errors import SourceError, UsageError
 from mediamaker.extents import ExtentMap, check_sector_aligned
+from mediamaker.formats.exfat import exfat_label
 from mediamaker.formats.fat_names import fat_label
 from mediamaker.formats.mbr import MBR_SIZE
 from mediamaker.plan.codec import compute_plan_id
@@ -17,6 +18,7 @@ from mediamaker.plan.layouts import (
     Slot,
     arrange_gpt,
     arrange_mbr,
+    arrange_mbr_two_volumes,
     arrange_raw,
     disk_size_for,
     partition_slot,
@@ -24,6 +26,12 @@ from mediamaker.plan.layouts import (
 from mediamaker.plan.media import build_media
 from mediamaker.plan.model import Plan, PlannedPartition
 from mediamaker.plan.request import Layout, MediaRequest
+from mediamaker.plan.two_volumes import (
+    EXPERIMENTAL,
+    build_two_media,
+    build_whole_volume,
+    partition_two_slots,
+)
 from mediamaker.sources.iso import IsoSource
 from mediamaker.sources.kinds import Inspection
 from mediamaker.units import MIB, align_up
@@ -76,8 +84,12 @@ def measure_disk(
     Raises:
         SourceError, UsageError: as :func:`build_plan` does.
     """
-    if choose_layout(inspection, request) is Layout.RAW:
+    layout = choose_layout(inspection, request)
+    if layout is Layout.RAW:
         return align_up(_iso(inspection).file.size, MIB)
+    if layout is Layout.MBR_FAT32_EXFAT:
+        two = build_two_media(inspection.tree, request, identities, sector_size)
+        return disk_size_for(two.size_needed)
     media = build_media(inspection.tree, inspection.install_wims, request, identities)
     return disk_size_for(measure_fat32(media.tree, sector_size, request.cluster_size))
 
@@ -99,6 +111,8 @@ def build_plan(
     layout = choose_layout(inspection, request)
     if layout is Layout.RAW:
         return _build_raw(inspection, geometry)
+    if layout is Layout.MBR_FAT32_EXFAT:
+        return _build_two_volumes(inspection, request, geometry, identities, boot_code)
     media = build_media(inspection.tree, inspection.install_wims, request, identities)
     sector_size = geometry.logical_sector_size
     needed = measure_fat32(media.tree, sector_size, request.cluster_size)
@@ -128,8 +142,72 @@ def build_plan(
         arrangement,
         identities=_shown_identities(layout, identities),
         partitions=(_partition(layout, slot, volume, label),),
-        notes=(*inspection.notes, *media.notes),
+        notes=(*inspection.notes, *media.notes, *_label_notes(request, label)),
         warnings=(*inspection.warnings, *_warnings(inspection, layout, sector_size)),
+        is_bios=is_bios,
+    )
+
+
+def _build_two_volumes(
+    inspection: Inspection,
+    request: MediaRequest,
+    geometry: Geometry,
+    identities: Identities,
+    boot_code: BootCode,
+) -> Plan:
+    layout = Layout.MBR_FAT32_EXFAT
+    sector_size = geometry.logical_sector_size
+    media = build_two_media(inspection.tree, request, identities, sector_size)
+    first, second = partition_two_slots(geometry, media)
+    wanted_label = request.volume_label or inspection.label
+    label = fat_label(wanted_label) or _DEFAULT_LABEL
+    is_bios = sector_size == MBR_SIZE
+    boot_volume = build_fat32(
+        Fat32Request(
+            size=first.size,
+            sector_size=sector_size,
+            hidden_sectors=first.start // sector_size,
+            volume_label=label,
+            volume_serial=identities.volume_serial,
+            tree=media.boot_tree,
+            boot_code=boot_code.fat32 if is_bios else None,
+        )
+    )
+    whole_label = exfat_label(wanted_label) or _DEFAULT_LABEL
+    whole_volume = build_whole_volume(
+        media, second, request, identities, sector_size=sector_size, label=whole_label
+    )
+    arrangement = arrange_mbr_two_volumes(
+        geometry,
+        identities,
+        (first, second),
+        (boot_volume.extents, whole_volume.extents),
+        boot_code.mbr,
+    )
+    whole_partition = PlannedPartition(
+        number=2,
+        type_name="exFAT (0x07)",
+        start=second.start,
+        size=second.size,
+        is_active=False,
+        file_system="exFAT",
+        volume_label=whole_label,
+        cluster_size=whole_volume.cluster_size,
+        free_size=whole_volume.free_size,
+    )
+    return _finish(
+        inspection,
+        geometry,
+        layout,
+        arrangement,
+        identities=_shown_identities(layout, identities),
+        partitions=(_partition(layout, first, boot_volume, label), whole_partition),
+        notes=(*inspection.notes, *media.notes, *_label_notes(request, label)),
+        warnings=(
+            EXPERIMENTAL,
+            *inspection.warnings,
+            *_warnings(inspection, layout, sector_size),
+        ),
         is_bios=is_bios,
     )
 
@@ -151,7 +229,7 @@ def _build_raw(inspection: Inspection, geometry: Geometry) -> Plan:
         arrange_raw(geometry, file.source_id, file.size),
         identities={},
         partitions=(),
-        notes=("a hybrid ISO goes as it is, byte for byte",),
+        notes=("the ISO goes as it is, byte for byte",),
         warnings=tuple(warnings),
         is_bios=True,
     )
@@ -190,7 +268,7 @@ def _finish(
 
 
 def _partition(layout: Layout, slot: Slot, volume: Fat32Volume, label: str) -> PlannedPartition:
-    is_mbr = layout is Layout.MBR_FAT32
+    is_mbr = layout is not Layout.GPT_FAT32
     return PlannedPartition(
         number=1,
         type_name="FAT32 LBA (0x0c)" if is_mbr else "basic data",
@@ -206,17 +284,24 @@ def _partition(layout: Layout, slot: Slot, volume: Fat32Volume, label: str) -> P
 
 def _shown_identities(layout: Layout, identities: Identities) -> dict[str, str]:
     """Those that the disk really carries."""
-    carried = {"disk_signature"} if layout is Layout.MBR_FAT32 else {"disk_guid", "partition_guid"}
+    is_gpt = layout is Layout.GPT_FAT32
+    carried = {"disk_guid", "partition_guid"} if is_gpt else {"disk_signature"}
     carried.add("volume_serial")
     return {key: value for key, value in identities.to_json().items() if key in carried}
+
+
+def _label_notes(request: MediaRequest, label: str) -> list[str]:
+    if request.volume_label in {None, label}:
+        return []
+    return [f'the volume label "{request.volume_label}" becomes "{label}", which FAT can hold']
 
 
 def _warnings(inspection: Inspection, layout: Layout, sector_size: int) -> list[str]:
     warnings = []
     has_bios = any(path.firmware == "bios" for path in inspection.boot_paths)
-    if layout is Layout.GPT_FAT32 and has_bios:
+    if layout is Layout.GPT_FAT32 and has_bios and sector_size == MBR_SIZE:
         warnings.append("a GPT disk does not boot under BIOS; --layout mbr-fat32 boots under both")
-    if layout is Layout.MBR_FAT32 and sector_size != MBR_SIZE:
+    if layout is not Layout.GPT_FAT32 and sector_size != MBR_SIZE:
         warnings.append(
             f"no BIOS boot: the boot code is for sectors of {MBR_SIZE} bytes, "
             f"the disk's have {sector_size}"

@@ -15,7 +15,14 @@ from uuid import UUID
 
 from mediamaker.errors import FormatError, VerifyError
 from mediamaker.formats.gpt import ENTRY_COUNT, ENTRY_SIZE, parse_gpt_entries, parse_gpt_header
-from mediamaker.formats.mbr import MBR_SIZE, TYPE_GPT_PROTECTIVE, Mbr, parse_mbr
+from mediamaker.formats.mbr import (
+    MBR_SIZE,
+    TYPE_EXFAT,
+    TYPE_FAT32_LBA,
+    TYPE_GPT_PROTECTIVE,
+    Mbr,
+    parse_mbr,
+)
 
 _FAT32_SERIAL_OFFSET = 0x43
 """BS_VolID of a FAT32 VBR (Microsoft FAT specification 1.03, page 12)."""
@@ -37,6 +44,11 @@ class Identities:
         """16 bytes that depend on the volume serial, ``purpose`` and ``salt`` alone."""
         serial = self.volume_serial.to_bytes(4, "little")
         return _uuid4_bytes(_digest(b"derive", purpose.encode(), serial, salt)).bytes_le
+
+    def derive_volume_serial(self, purpose: str) -> int:
+        """The serial of another volume of the disk, from the first volume's and ``purpose``."""
+        derived = self.derive_guid(f"volume serial of {purpose}")
+        return int.from_bytes(derived[:4], "little") or 1
 
     def to_json(self) -> dict[str, str]:
         """The form that people and JSON see."""
@@ -71,7 +83,14 @@ def read_identities(read: ReadAt, sector_size: int) -> tuple[str, Identities]:
         first = mbr.partitions[0]
         if first is not None and first.type_code == TYPE_GPT_PROTECTIVE:
             return "gpt-fat32", _read_gpt(read, sector_size)
-        return "mbr-fat32", _read_mbr(read, mbr, sector_size)
+        second = mbr.partitions[1]
+        is_two = (
+            first is not None
+            and second is not None
+            and (first.type_code, second.type_code) == (TYPE_FAT32_LBA, TYPE_EXFAT)
+        )
+        name = "mbr-fat32-exfat" if is_two else "mbr-fat32"
+        return name, _read_mbr(read, mbr, sector_size)
     except FormatError as error:
         raise VerifyError(
             f"the target holds no disk that could be compared: {error}",

@@ -11,6 +11,8 @@
     zeros                    zeros, GPT entries,
                              GPT header
 
+``mbr-fat32-exfat`` is as ``mbr-fat32``, with an exFAT partition right behind the first one.
+
 The zeros before and behind the partition are written: they cover what an earlier life of the
 disk left there (GPT backups, superblocks and RAID members at either end).
 """
@@ -26,6 +28,7 @@ from mediamaker.formats.gpt import TYPE_BASIC_DATA, Gpt, GptPartition, pack_gpt
 from mediamaker.formats.mbr import (
     LBA_MAX,
     MBR_SIZE,
+    TYPE_EXFAT,
     TYPE_FAT32_LBA,
     Mbr,
     MbrPartition,
@@ -70,13 +73,13 @@ def disk_size_for(volume_size: int) -> int:
 
 
 def partition_slot(geometry: Geometry, layout: Layout, *, volume_size_needed: int) -> Slot:
-    """The range that the one partition gets: all of the disk, as far as 32-bit LBAs reach.
+    """The range that partitions get: all of the disk, as far as 32-bit LBAs reach.
 
     Raises:
         TargetTooSmallError: ``volume_size_needed`` bytes don't fit; says how much does.
     """
     end = align_down(geometry.size - TABLE_SIZE, PARTITION_ALIGNMENT)
-    if layout is Layout.MBR_FAT32 or layout is Layout.GPT_FAT32:
+    if layout is not Layout.RAW:
         # FAT32 counts sectors in 32 bits, an MBR its partitions' starts and sizes as well.
         reach = align_down(LBA_MAX * geometry.logical_sector_size, PARTITION_ALIGNMENT)
         end = min(end, reach)
@@ -97,25 +100,54 @@ def arrange_mbr(
     geometry: Geometry, identities: Identities, slot: Slot, volume: ExtentMap, mbr_code: bytes
 ) -> Arrangement:
     """An MBR with one active FAT32 partition. Boot code needs sectors of 512 bytes."""
+    return _arrange_mbr(geometry, identities, ((TYPE_FAT32_LBA, slot, volume),), mbr_code)
+
+
+def arrange_mbr_two_volumes(
+    geometry: Geometry,
+    identities: Identities,
+    slots: tuple[Slot, Slot],
+    volumes: tuple[ExtentMap, ExtentMap],
+    mbr_code: bytes,
+) -> Arrangement:
+    """An MBR with an active FAT32 partition and an exFAT one right behind it."""
+    types = (TYPE_FAT32_LBA, TYPE_EXFAT)
+    partitions = tuple(zip(types, slots, volumes, strict=True))
+    return _arrange_mbr(geometry, identities, partitions, mbr_code)
+
+
+def _arrange_mbr(
+    geometry: Geometry,
+    identities: Identities,
+    partitions: tuple[tuple[int, Slot, ExtentMap], ...],
+    mbr_code: bytes,
+) -> Arrangement:
     sector_size = geometry.logical_sector_size
-    partition = MbrPartition(
-        TYPE_FAT32_LBA, slot.start // sector_size, slot.size // sector_size, is_active=True
-    )
     mbr = pack_mbr(
         Mbr(
             disk_signature=identities.disk_signature,
-            partitions=(partition,),
+            partitions=tuple(
+                MbrPartition(
+                    type_code,
+                    slot.start // sector_size,
+                    slot.size // sector_size,
+                    is_active=index == 0,
+                )
+                for index, (type_code, slot, _) in enumerate(partitions)
+            ),
             boot_code=mbr_code if sector_size == MBR_SIZE else b"",
         )
     )
     builder = ExtentMapBuilder()
     _add_sector(builder, "MBR", mbr, sector_size)
-    builder.pad_to(slot.start, "zeros before partition 1", Zero())
-    _add_volume(builder, volume)
+    first_start = partitions[0][1].start
+    for number, (_, slot, volume) in enumerate(partitions, start=1):
+        builder.pad_to(slot.start, f"zeros before partition {number}", Zero())
+        _add_volume(builder, volume)
     tail_start = align_down(geometry.size - TABLE_SIZE, PARTITION_ALIGNMENT)
     builder.pad_to(tail_start, "beyond what an MBR reaches", Unwritten())
     builder.pad_to(geometry.size, "zeros at the end", Zero())
-    return Arrangement(builder.build(), ((0, slot.start), (tail_start, geometry.size)))
+    return Arrangement(builder.build(), ((0, first_start), (tail_start, geometry.size)))
 
 
 def arrange_gpt(

@@ -113,14 +113,16 @@ def table_rows(plan: Plan) -> Iterator[Row]:
 
 def show_largest(plan: Plan, count: int = _LARGEST_COUNT) -> list[str]:
     """The largest files of the plan, largest first."""
-    sizes: dict[str, int] = {}
-    starts: dict[str, int] = {}
+    # A path may be in two volumes.
+    sizes: dict[tuple[str, int], int] = {}
+    starts: dict[tuple[str, int], int] = {}
     for extent in plan.extents:
         if is_file(extent):
-            sizes[extent.name] = sizes.get(extent.name, 0) + extent.size
-            starts.setdefault(extent.name, extent.start)
-    ranked = sorted(sizes, key=lambda name: (-sizes[name], name))[:count]
-    return [f"{format_size(sizes[name]):>10}  {starts[name]:#x}  {name}" for name in ranked]
+            key = extent.name, _group_key(plan, extent)[1]
+            sizes[key] = sizes.get(key, 0) + extent.size
+            starts.setdefault(key, extent.start)
+    ranked = sorted(sizes, key=lambda key: (-sizes[key], key))[:count]
+    return [f"{format_size(sizes[key]):>10}  {starts[key]:#x}  {key[0]}" for key in ranked]
 
 
 def is_file(extent: Extent) -> bool:
