@@ -2,88 +2,20 @@
 """Our survey of NTFS volumes that mkntfs made and ntfs-3g filled; real mounts."""
 
 import os
-import struct
-import subprocess
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from mediamaker.errors import FormatError, TargetRefusedError
 from mediamaker.wim.ntfs_volume import _FileTable, open_ntfs_volume, survey_ntfs
-
-MIB = 1 << 20
-
-
-def run(*arguments):
-    return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
-
-
-def make_volume(path, size=16 * MIB):
-    with path.open("wb") as file:
-        file.truncate(size)
-    run("mkntfs", "-q", "-F", "-T", "-L", "TEST", str(path))
-    return path
-
-
-@contextmanager
-def mounted(volume, where):
-    where.mkdir(exist_ok=True)
-    run("ntfs-3g", str(volume), str(where))
-    try:
-        yield where
-    finally:
-        run("fusermount", "-u", str(where))
-        wait_unmounted(volume)
-
-
-def wait_unmounted(volume):
-    """fusermount returns before the driver has written everything and let go of the file."""
-    deadline = time.monotonic() + 20
-    target = str(volume.resolve())
-    while time.monotonic() < deadline:
-        holders = [
-            link
-            for link in Path("/proc").glob("[0-9]*/fd/*")
-            if _link(link) == target and f"/proc/{os.getpid()}/" not in str(link)
-        ]
-        if not holders:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"{volume} is still in use")
-
-
-def _link(path):
-    try:
-        return str(path.readlink())
-    except OSError:
-        return None
-
-
-def set_extended_attribute(path, name=b"MINE", value=b"value"):
-    entry = struct.pack("<BBH", 0, len(name), len(value)) + name + b"\0" + value
-    size = 4 + len(entry) + -len(entry) % 4
-    entry = struct.pack("<I", size) + entry
-    os.setxattr(path, "system.ntfs_ea", entry.ljust(size, b"\0"))
-
-
-def mark_encrypted(volume, name):
-    """Set the attribute in the file's record: ntfs-3g has no way to encrypt."""
-    data = bytearray(volume.read_bytes())
-    wanted = name.encode("utf-16-le")
-    for at in range(0, len(data) - 1024, 1024):
-        record = data[at : at + 1024]
-        if record[:4] == b"FILE" and wanted in record:
-            attributes = at + int.from_bytes(record[0x14:0x16], "little")
-            assert data[attributes] == 0x10  # $STANDARD_INFORMATION comes first
-            value = attributes + int.from_bytes(
-                data[attributes + 0x14 : attributes + 0x16], "little"
-            )
-            data[value + 0x21] |= 0x40
-            volume.write_bytes(data)
-            return
-    raise AssertionError(name)
+from tests.wim.wim_rig import (
+    MIB,
+    make_volume,
+    mark_encrypted,
+    mounted,
+    run,
+    set_extended_attribute,
+)
 
 
 @pytest.fixture

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the bytes went: what dropping, sharing and recompressing saved, from the blob tables.
+
+Blobs are the same if their SHA-1s are. A blob in a solid resource is counted with its share of
+what the resource takes. All figures are bytes in the file, and they add up::
+
+    size_before = size_after + dropped + shared + recompressed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mediamaker.extents import FileRange, Piece
+from mediamaker.formats.wim import SIZE_IN_WIM_MAX, ResourceFlag
+from mediamaker.formats.wim_blobs import SOLID_RESOURCE_MARK
+from mediamaker.formats.wim_file import live_rows
+from mediamaker.sources.identity import identify
+from mediamaker.sources.reader import SourceReader
+from mediamaker.sources.wim import WimFile, read_wim
+
+_SOLID = ResourceFlag.SOLID << 56
+_FREE = ResourceFlag.FREE << 56
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Savings:
+    """What became of the sources' bytes; each may be below zero where more is taken than before.
+
+    ``dropped`` is what no kept image refers to, with tables and unused room; ``shared`` is what
+    several sources had each; ``recompressed`` the rest.
+    """
+
+    size_before: int
+    size_after: int
+    dropped: int
+    shared: int
+    recompressed: int
+
+
+def read_wim_file(path: Path) -> WimFile:
+    """The tables of the WIM (or part) at ``path``.
+
+    Raises:
+        SourceError: it can't be read, or is no WIM.
+    """
+    file = identify("wim", path)
+    with SourceReader([file]) as reader:
+        return read_wim([Piece(file.size, FileRange("wim", 0))], file.size, reader, str(path))
+
+
+def stored_sizes(wim: WimFile) -> dict[bytes, int]:
+    """Bytes that each blob of this part takes in the file, by SHA-1."""
+    sizes = {row[5]: row[0] & SIZE_IN_WIM_MAX for _, row in live_rows(wim.blobs, wim.part_number)}
+    packed = {
+        row[5]: row[0] & SIZE_IN_WIM_MAX
+        for row in wim.blobs.rows()
+        if row[0] & _SOLID
+        and not row[0] & _FREE
+        and row[2] != SOLID_RESOURCE_MARK
+        and row[3] == wim.part_number
+    }
+    raw_size = sum(packed.values())
+    taken = sum(solid.resource.size_in_wim for solid in wim.solid_resources)
+    if raw_size:
+        sizes.update((sha1, size * taken // raw_size) for sha1, size in packed.items())
+    return sizes
+
+
+def measure_savings(sources: Sequence[Sequence[WimFile]], result: WimFile) -> Savings:
+    """Compare ``sources``, each one the parts of a WIM, with the ``result`` made from them."""
+    after = stored_sizes(result)
+    shared = 0
+    first: dict[bytes, int] = {}
+    for parts in sources:
+        own: dict[bytes, int] = {}
+        for part in parts:
+            own.update((sha1, size) for sha1, size in stored_sizes(part).items() if sha1 in after)
+        shared += sum(size for sha1, size in own.items() if sha1 in first)
+        first = own | first
+    recompressed = sum(size - after[sha1] for sha1, size in first.items())
+    size_before = sum(part.size for parts in sources for part in parts)
+    return Savings(
+        size_before=size_before,
+        size_after=result.size,
+        dropped=size_before - result.size - shared - recompressed,
+        shared=shared,
+        recompressed=recompressed,
+    )
