@@ -73,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     output = Output(as_json="--json" in arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         args = build_parser(arguments).parse_args(arguments)
         return int(args.run(args, output))
@@ -103,7 +105,7 @@ def _fail(output: Output, error: MediaError) -> int:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    # kill(1) and shutdowns end a run as Ctrl-C does.
+    # kill(1), shutdowns and a terminal that was closed end a run as Ctrl-C does.
     raise KeyboardInterrupt
 
 

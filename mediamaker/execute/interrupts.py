@@ -3,8 +3,9 @@
 
 KeyboardInterrupt can strike between any two bytecodes: with a lock just taken, or (sudo passes
 the signal on, so it comes twice) in the middle of leaving the disk blank. So while a plan is
-carried out SIGINT and SIGTERM only set the ``cancel`` event; the loops ask for it at every write
-and while they wait, and raise KeyboardInterrupt from there. One write is the longest it takes.
+carried out SIGINT, SIGTERM and SIGHUP only set the ``cancel`` event; the loops ask for it at
+every write and while they wait, and raise KeyboardInterrupt from there. One write is the longest
+it takes.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def interrupt_sets(cancel: threading.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM set ``cancel`` for the length of the block; then all is as before.
+    """Each of the signals sets ``cancel`` for the length of the block; then all is as before.
 
     In another thread than the main one nothing changes: KeyboardInterrupt is never raised there.
     """

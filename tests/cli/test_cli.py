@@ -220,6 +220,17 @@ def test_verify_of_what_is_no_disk_is_code_5(run, folder, tmp_path, size):
     assert str(stick) in events[-1]["message"] or "holds no disk" in events[-1]["message"]
 
 
+@pytest.mark.parametrize(
+    ("given", "made"), [("My very long label", "MY VERY LON"), ("ümlaut", "_MLAUT"), ("OK", None)]
+)
+def test_a_label_that_fat_can_not_hold_is_told(run, folder, given, made):
+    plan = run.json("plan", folder, "--label", given)[1][-1]
+    assert plan["partitions"][0]["volume_label"] == (made or given)
+    told = [note for note in plan["notes"] if "label" in note]
+    assert bool(told) == (made is not None)
+    assert all(given in note and made in note for note in told)
+
+
 def test_verify_with_other_options_than_create_had_says_so(run, folder, tmp_path):
     assert run.json("create", folder, tmp_path / "x.img", "--label", "ONE")[0] == 0
     code, events = run.json("verify", tmp_path / "x.img", folder)
@@ -276,10 +287,10 @@ def test_a_name_can_not_send_escapes_to_the_terminal(run, tmp_path):
     assert "\x1b" not in out + err
 
 
-def test_sigterm_and_ctrl_c_leave_nothing_behind(tmp_path, folder):
+def test_signals_leave_nothing_behind(tmp_path, folder):
     with (folder / "large.bin").open("wb") as file:
         file.write(os.urandom(MIB) * 600)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         process = subprocess.Popen(
             [sys.executable, "-m", "mediamaker", "create", folder, tmp_path / "x.img", "--json"],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
