@@ -113,22 +113,12 @@ def check_whole(wim: WimFile, stem: str) -> None:
 class _Content:
     """What goes into one part: row indexes in table order, and their size with their rows.
 
-    ``position`` is where the data end.
+    ``position`` is where the metadata end.
     """
 
     size: int
     rows: array[int] = field(default_factory=lambda: array("I"))
     position: int = HEADER_SIZE
-
-    def cost(self, start: int, stored_size: int, row_count: int, alignment: int) -> int:
-        """Bytes that a resource would add, with its rows and the zeros before it."""
-        padding = (start - self.position) % alignment
-        return padding + stored_size + BLOB_ENTRY_SIZE * row_count
-
-    def add(self, cost: int, row_count: int) -> None:
-        """Count a resource of that cost."""
-        self.size += cost
-        self.position += cost - BLOB_ENTRY_SIZE * row_count
 
 
 def _assign(wim: WimFile, part_size_max: int, stem: str, alignment: int) -> list[_Content]:
@@ -147,15 +137,22 @@ def _assign(wim: WimFile, part_size_max: int, stem: str, alignment: int) -> list
     # Metadata stays in table order: that is what says which image it belongs to.
     part = _Content(fixed_size, metadata)
     for rows, start, stored_size in group_rows(wim, metadata):
-        part.add(part.cost(start, stored_size, len(rows), alignment), len(rows))
+        padding = (start - part.position) % alignment
+        part.position += padding + stored_size
+        part.size += padding + stored_size + BLOB_ENTRY_SIZE * len(rows)
     check_metadata_fits(wim, part.size, part_size_max, stem)
     parts = [part]
+    # Plain names, not attributes: this loop is most of the time that a split of many files takes.
+    size, position = part.size, part.position
     for rows, start, stored_size in group_rows(wim, sorted_by_offset(table, data)):
-        size = part.cost(start, stored_size, len(rows), alignment)
-        if part.size + size > part_size_max:
+        row_size = BLOB_ENTRY_SIZE * len(rows)
+        padding = (start - position) % alignment
+        if size + padding + stored_size + row_size > part_size_max:
+            part.size = size
             part = _Content(fixed_size)
-            size = part.cost(start, stored_size, len(rows), alignment)
-            if fixed_size + size > part_size_max:
+            size, position = part.size, part.position
+            padding = (start - position) % alignment
+            if size + padding + stored_size + row_size > part_size_max:
                 raise NotRepresentableError(
                     f"{stem}: the resource {table[rows[0]].sha1.hex()} has {stored_size} bytes; "
                     f"a part may have {part_size_max}, of which {part_size_max - fixed_size} "
@@ -166,7 +163,9 @@ def _assign(wim: WimFile, part_size_max: int, stem: str, alignment: int) -> list
             check_part_count(len(parts) + 1, part_size_max, stem)
             parts.append(part)
         part.rows.extend(rows)
-        part.add(size, len(rows))
+        size += padding + stored_size + row_size
+        position += padding + stored_size
+    part.size = size
     return parts
 
 

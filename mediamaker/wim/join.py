@@ -16,21 +16,23 @@ from mediamaker.extents import FileRange, Piece
 from mediamaker.formats.wim import HEADER_SIZE, parse_wim_header
 from mediamaker.plan.assemble import WimContents
 from mediamaker.plan.join import join_wim
-from mediamaker.plan.split import WimPart
 from mediamaker.sources.identity import SourceFile, identify
 from mediamaker.sources.reader import SourceReader
 from mediamaker.sources.wim import read_wim
 from mediamaker.sources.wim_solid import read_solid_tables
 from mediamaker.wim.output import check_outputs, open_output
-from mediamaker.wim.split_file import check_not_sources, part_paths
+from mediamaker.wim.split_file import (
+    check_not_sources,
+    is_padding_small,
+    padding_size,
+    part_paths,
+)
 from mediamaker.wim.write_pieces import (
     Content,
     check_room,
     find_share_alignment,
     write_contents,
 )
-
-_PADDING_SHARE_MAX = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +81,9 @@ def join_wim_files(
         names = [str(path) for path in paths]
         directory = Path(os.path.realpath(out)).parent
         alignment = find_share_alignment(reader, "1", directory) if share else None
-        joined: WimPart | None = None
-        exact = join_wim(contents, names, guid)
-        if alignment:
-            joined = join_wim(contents, names, guid, alignment=alignment)
-            allowed = max(exact.size // _PADDING_SHARE_MAX, 4 * alignment * len(paths))
-            if joined.size - exact.size > allowed:
-                joined, alignment = None, None
-        joined = joined or exact
+        joined = join_wim(contents, names, guid, alignment=alignment or 1)
+        if alignment and not is_padding_small(padding_size(joined), joined.size, alignment):
+            joined, alignment = join_wim(contents, names, guid), None
         if not alignment:
             check_room(joined.size, directory)
         with open_output(out, replace=replace) as partial_path:

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from mediamaker.errors import NotRepresentableError, TargetRefusedError, UsageError
 from mediamaker.execute.progress import Notice, OnEvent, ignore_event
-from mediamaker.extents import FileRange, Piece
+from mediamaker.extents import FileRange, Piece, Zeros
+from mediamaker.formats.wim import HEADER_SIZE
 from mediamaker.plan.split import WimPart, split_wim
 from mediamaker.plan.split_solid import split_solid_wim
 from mediamaker.sources.identity import identify
 from mediamaker.sources.reader import SourceReader
-from mediamaker.sources.wim import read_wim
+from mediamaker.sources.wim import WimFile, read_wim
 from mediamaker.sources.wim_solid import read_solid_tables
 from mediamaker.wim.output import check_outputs, open_outputs
 from mediamaker.wim.write_pieces import (
@@ -89,15 +90,12 @@ def split_wim_file(
                 )
             return split_wim(wim, pieces, guid, part_size_max, stem=path.stem, alignment=alignment)
 
-        parts = plan(1)
+        directory = Path(os.path.realpath(out)).parent
+        alignment = find_share_alignment(reader, _SOURCE_ID, directory) if share else None
+        parts, alignment = _choose_plan(wim, plan, alignment, part_size_max)
         paths = part_paths(out, len(parts))
         check_not_sources([path], paths)
         check_outputs(paths, replace=replace)
-        directory = Path(os.path.realpath(out)).parent
-        alignment = find_share_alignment(reader, _SOURCE_ID, directory) if share else None
-        if alignment:
-            padded = _plan_padded(plan, alignment, parts)
-            parts, alignment = (padded, alignment) if padded else (parts, None)
         if not alignment:
             check_room(sum(part.size for part in parts), directory)
         with open_outputs(paths, replace=replace) as partial_paths:
@@ -141,19 +139,42 @@ def check_not_sources(sources: Sequence[Path], outputs: Sequence[Path]) -> None:
             )
 
 
-def _plan_padded(
-    plan: Callable[[int], tuple[WimPart, ...]], alignment: int, exact: tuple[WimPart, ...]
-) -> tuple[WimPart, ...] | None:
+def padding_size(part: WimPart) -> int:
+    """Bytes of holes that are there so that blocks can be shared."""
+    return sum(piece.size for piece in part.pieces if isinstance(piece.source, Zeros))
+
+
+def is_padding_small(padding: int, size: int, alignment: int) -> bool:
+    """Whether the holes are worth it: many small runs would make much of them."""
+    # Of small files, a few holes are a large share of little.
+    return padding <= max(size // _PADDING_SHARE_MAX, 16 * alignment)
+
+
+def _choose_plan(
+    wim: WimFile,
+    plan: Callable[[int], tuple[WimPart, ...]],
+    alignment: int | None,
+    part_size_max: int,
+) -> tuple[tuple[WimPart, ...], int | None]:
     """The parts with holes that let blocks be shared, unless that costs a part or much room."""
+    if alignment is None:
+        return plan(1), None
     try:
         padded = plan(alignment)
     except NotRepresentableError:
-        return None
-    exact_size = sum(part.size for part in exact)
-    padding = sum(part.size for part in padded) - exact_size
-    # Small files: a few holes are a large share of little.
-    allowed = max(exact_size // _PADDING_SHARE_MAX, 4 * alignment * len(exact))
-    return padded if len(padded) == len(exact) and padding <= allowed else None
+        return plan(1), None
+    size = sum(part.size for part in padded)
+    padding = sum(map(padding_size, padded))
+    if not is_padding_small(padding, size, alignment):
+        return plan(1), None
+    # More than one part less could hold: no second plan is needed to tell. (A solid WIM's parts
+    # repeat chunks, so their sum says less.)
+    fixed_size = HEADER_SIZE + len(wim.xml)
+    content_size = size - padding - len(padded) * fixed_size
+    if not wim.is_solid and content_size > (len(padded) - 1) * (part_size_max - fixed_size):
+        return padded, alignment
+    exact = plan(1)
+    return (padded, alignment) if len(padded) == len(exact) else (exact, None)
 
 
 def _note_stale_part(out: Path, count: int, on_event: OnEvent) -> None:

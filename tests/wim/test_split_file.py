@@ -26,9 +26,11 @@ from mediamaker.errors import (
     UsageError,
 )
 from mediamaker.execute.progress import Notice, Phase, Progress
+from mediamaker.formats.wim import ResourceFlag
 from mediamaker.units import KIB, MIB
 from mediamaker.wim import write_pieces
 from mediamaker.wim.split_file import split_wim_file
+from tests.hostile.make_wim import WimBuilder
 
 LIMIT = 700 * KIB
 GUID = bytes(range(16))
@@ -156,8 +158,27 @@ def test_blocks_are_shared_where_the_file_system_can(sources, tree, tmp_path, fi
             assert sum(copy.sizes) <= total
             for path in copy.paths:
                 path.unlink()
+        # Holes must not cost a part: when every byte counts, there are none.
+        (exact,) = split_wim_file(source, place / "c.swm", 1 << 40, solid=True, share=False).sizes
+        for limit, count in ((exact, 1), (exact - 1, 2)):
+            tight = split_wim_file(source, place / "c.swm", limit, solid=True, replace=True)
+            assert len(tight.paths) == count
+            assert max(tight.sizes) <= limit
         # Sharing must not change the source, nor the source the parts.
         assert source.read_bytes() == (sources / kind).read_bytes()
+
+
+def test_many_small_runs_are_not_blown_up_with_holes(tmp_path, monkeypatch):
+    builder = WimBuilder()
+    for number in range(300):
+        builder.add(bytes([number % 256, number // 256]) * 100)
+        builder.body += b"unused"
+    builder.add(b"metadata", flags=ResourceFlag.METADATA)
+    source = tmp_path / "source.wim"
+    source.write_bytes(builder.build())
+    monkeypatch.setattr("mediamaker.wim.split_file.find_share_alignment", lambda *_: 4096)
+    result = split_wim_file(source, tmp_path / "out.swm", 30_000)
+    assert sum(result.sizes) < source.stat().st_size + 1000 * len(result.paths)
 
 
 def test_ext4_and_tmpfs_copy(sources, tmp_path):
@@ -316,6 +337,7 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 from mediamaker.wim.split_file import split_wim_file
+from tests.hostile.make_wim import WimBuilder
 def slow(event):
     print("at work", flush=True)
     time.sleep(0.5)
