@@ -27,8 +27,8 @@ from mediamaker.volumes.fat32 import measure_fat32
 from mediamaker.volumes.tree import DirectoryNode, TreeItem, build_tree
 
 EXPERIMENTAL = (
-    "experimental: Windows Setup has not been seen to install from a second, exFAT partition; "
-    "the boot manager reads partition 1 only"
+    "experimental: Windows Setup has not been seen to take its install.wim from a second, exFAT "
+    "partition"
 )
 _SETUP_DIRECTORIES = (("sources",), ("x64", "sources"), ("x86", "sources"))
 _BOOT_WIM = "boot.wim"

@@ -285,7 +285,7 @@ def _add_tables(builder: ExtentMapBuilder, geometry: ExfatGeometry, placement: _
     builder.pad_to(end, f"{name}, free clusters", Zeros())
     _add_literals(builder, "up-case table", (pack_upcase_table(),))
     end = geometry.find_cluster_offset(placement.directory_clusters[0])
-    builder.pad_to(end, "padding of the up-case table", Zeros())
+    builder.pad_to(end, "up-case table, padding", Zeros())
 
 
 def _add_directories(
