@@ -21,11 +21,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 from mediamaker.wimlib.errors import Code, WimlibAbortedError, make_error
-from mediamaker.wimlib.events import Message, OnWimEvent, Warned, WimEvent, parse_message
+from mediamaker.wimlib.events import Message, OnWimEvent, Stopping, Warned, WimEvent, parse_message
 from mediamaker.wimlib.library import Library, Said
 
 _SCAN_INTERVAL_SECONDS: Final = 0.2
@@ -38,11 +37,29 @@ Function = Callable[[], int]
 """A call to libwim, with its arguments; the answer is one of its codes."""
 
 
-@dataclass(slots=True)
-class _Outcome:
-    code: int = Code.SUCCESS
-    said: Said | None = None
-    error: BaseException | None = None
+class _Call:
+    """One call: between the thread that made it and the one that is in libwim."""
+
+    def __init__(self) -> None:
+        self.caller = threading.get_ident()
+        self.events: queue.SimpleQueue[WimEvent | None] = queue.SimpleQueue()
+        self.heard = threading.Semaphore(0)
+        self.is_stopping = threading.Event()
+        self.code: int = Code.SUCCESS
+        self.said = Said((), (), is_shared=False)
+        self.error: BaseException | None = None
+
+    def stop(self) -> None:
+        """Let libwim end at its next message, and nobody wait for the listener."""
+        self.is_stopping.set()
+        self.heard.release()
+
+    def hand_over(self, event: WimEvent) -> None:
+        """Wait until the listener has had it, so that its error ends the call here and now."""
+        self.events.put(event)
+        while not self.is_stopping.is_set():
+            if self.heard.acquire(timeout=_WAKE_SECONDS):
+                return
 
 
 class Calls:
@@ -53,11 +70,8 @@ class Calls:
         self.on_event = on_event
         self.related: set[Calls] = set()
         self._lock = threading.Lock()
-        self._caller: int | None = None
-        self._events: queue.SimpleQueue[WimEvent | None] = queue.SimpleQueue()
-        self._stop = threading.Event()
+        self._current: _Call | None = None
         self._is_aborted = threading.Event()
-        self._error: BaseException | None = None
         self._next_scan_time = 0.0
         self._handle = library.ffi.new_handle(self)
 
@@ -87,10 +101,10 @@ class Calls:
             WimlibError: it failed.
         """
         self._check_caller()
-        outcome = _Outcome()
+        call = _Call()
         with self._locked():
-            self._call(function, outcome)
-        self._report(what, outcome, writes=writes)
+            self._call(function, call)
+        self._report(what, call, writes=writes)
 
     def run(self, what: str, function: Function, *, writes: bool) -> None:
         """A call that may take long; events are given to ``on_event`` from this thread.
@@ -102,102 +116,103 @@ class Calls:
         self._check_caller()
         if self._is_aborted.is_set():
             raise WimlibAbortedError(f"{what}: not begun, since an end was asked for")
-        self._stop.clear()
-        self._events = queue.SimpleQueue()
-        outcome = _Outcome()
+        call = _Call()
         worker = threading.Thread(
-            target=self._work, args=(function, outcome, self._events), name="mediamaker-libwim"
+            target=self._work, args=(function, call), name="mediamaker-libwim"
         )
         raised: BaseException | None = None
-        self._caller = threading.get_ident()
         try:
             worker.start()
-            raised = self._listen(worker)
+            raised = self._listen(call, worker)
         finally:
-            if raised is None and worker.is_alive():
-                self._stop.set()
-            self._caller = None
+            if worker.is_alive():  # only if a Ctrl-C came at a bad moment
+                call.stop()
         if raised is not None:
             raise raised
-        self._report(what, outcome, writes=writes)
+        self._report(what, call, writes=writes)
 
-    def wait(self) -> None:
-        """Make a call that still runs end soon, and wait for that."""
-        self._stop.set()
+    def finish(self, function: Callable[[], None]) -> None:
+        """Make a call that still runs end soon, wait for that, and do this last thing."""
+        call = self._current
+        if call is not None:
+            call.stop()
         with self._locked():
-            pass
+            function()
 
     def hear(self, message: int, info: Any) -> int:
         """libwim's progress function: on the thread of the call, and it must not raise."""
+        call = self._current
+        if call is None:
+            return _ABORT
         try:
             if self.on_event is not None and not self._is_too_soon(message, info):
                 event = parse_message(self.library.ffi, message, info)
                 if event is not None:
-                    self._events.put(event)
+                    call.hand_over(event)
         except BaseException as error:  # noqa: BLE001  it is raised again where the call was made
-            self._error = error
+            call.error = error
             return _ABORT
-        return _ABORT if self._stop.is_set() or self._is_aborted.is_set() else _CONTINUE
+        return _ABORT if call.is_stopping.is_set() or self._is_aborted.is_set() else _CONTINUE
 
-    def _listen(self, worker: threading.Thread) -> BaseException | None:
+    def _listen(self, call: _Call, worker: threading.Thread) -> BaseException | None:
         """Hand out events until the call has ended; what was raised meanwhile."""
         raised: BaseException | None = None
-        while worker.is_alive() or (raised is None and not self._events.empty()):
+        while worker.is_alive() or (raised is None and not call.events.empty()):
             try:
                 # The last event is None and wakes us; the timeout is for a Ctrl-C that came
                 # just when it was taken out.
-                event = self._events.get(timeout=_WAKE_SECONDS)
+                event = call.events.get(timeout=_WAKE_SECONDS)
                 if event is None:
                     worker.join()
                 elif raised is None and self.on_event is not None:
                     self.on_event(event)
+                    call.heard.release()
             except queue.Empty:
                 continue
             except BaseException as error:  # noqa: BLE001  raised again when libwim has ended
-                self._stop.set()
-                raised = raised or error
+                call.stop()
+                is_first, raised = raised is None, raised or error
+                if is_first and isinstance(error, KeyboardInterrupt) and self.on_event is not None:
+                    with contextlib.suppress(BaseException):  # the first one is raised again
+                        self.on_event(Stopping())
         return raised
 
-    def _work(
-        self, function: Function, outcome: _Outcome, events: queue.SimpleQueue[WimEvent | None]
-    ) -> None:
+    def _work(self, function: Function, call: _Call) -> None:
         # Signals are for the main thread; a read of libwim's that they interrupt may fail.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS_OF_OTHERS)
         try:
             with self._locked():
-                self._error = None
-                self._call(function, outcome)
-                outcome.error = outcome.error or self._error
+                self._call(function, call)
         finally:
-            events.put(None)
+            call.events.put(None)
 
-    def _call(self, function: Function, outcome: _Outcome) -> None:
+    def _call(self, function: Function, call: _Call) -> None:
+        self._current = call
         start = self.library.messages.begin()
         try:
-            outcome.code = function()
+            call.code = function()
         except BaseException as error:  # noqa: BLE001  raised again where the call was made
-            outcome.error = error
+            call.error = error
         finally:
-            outcome.said = self.library.messages.end(start)
+            call.said = self.library.messages.end(start)
+            self._current = None
 
-    def _report(self, what: str, outcome: _Outcome, *, writes: bool) -> None:
-        said = outcome.said or Said((), (), is_shared=False)
+    def _report(self, what: str, call: _Call, *, writes: bool) -> None:
         if self.on_event is not None:
-            for warning in said.warnings:
+            for warning in call.said.warnings:
                 self.on_event(Warned(warning))
-        if outcome.error is not None:
-            raise outcome.error
-        if outcome.code == Code.ABORTED_BY_PROGRESS:
+        if call.error is not None:
+            raise call.error
+        if call.code == Code.ABORTED_BY_PROGRESS:
             raise WimlibAbortedError(f"{what}: ended early, as was asked for")
-        if outcome.code:
-            sentence = self.library.error_string(outcome.code)
+        if call.code:
             raise make_error(
                 what,
-                outcome.code,
-                sentence,
-                said.errors,
+                call.code,
+                self.library.error_string(call.code),
+                call.said.errors,
                 writes=writes,
-                is_shared=said.is_shared,
+                is_shared=call.said.is_shared,
             )
 
     def _is_too_soon(self, message: int, info: Any) -> bool:
@@ -211,19 +226,25 @@ class Calls:
         return False
 
     def _check_caller(self) -> None:
-        if self._caller == threading.get_ident():
-            raise RuntimeError("a WIM can't be used by the listener to its own events")
+        for calls in self._everybody():
+            call = calls._current  # noqa: SLF001  of the same class
+            if call is not None and call.caller == threading.get_ident():
+                raise RuntimeError("a WIM can't be used by the listener to its own events")
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _everybody(self) -> set[Calls]:
+        """This one and all that share data with it, directly or not."""
         everybody = {self}
         unseen = [self]
         while unseen:
             new = unseen.pop().related - everybody
             everybody |= new
             unseen.extend(new)
+        return everybody
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
-            for calls in sorted(everybody, key=id):
+            for calls in sorted(self._everybody(), key=id):
                 stack.enter_context(calls._lock)  # noqa: SLF001  of the same class
             yield
 

@@ -196,6 +196,11 @@ class Warned:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """Ctrl-C was heard; libwim will end in good order at its next progress message."""
+
+
 WimEvent = (
     ExtractBegan
     | StructureProgress
@@ -213,6 +218,7 @@ WimEvent = (
     | VerifyImage
     | VerifyProgress
     | Warned
+    | Stopping
 )
 OnWimEvent = Callable[[WimEvent], None]
 

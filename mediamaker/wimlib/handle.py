@@ -96,13 +96,14 @@ class WimHandle:
 
     def close(self) -> None:
         """Give back what it holds. Changes that were not written are lost. Twice is fine."""
-        if self._handle is None:
-            return
-        self._calls.wait()
+        self._calls.finish(self._free)
+
+    def _free(self) -> None:
         handle, self._handle = self._handle, None
-        # WIMs that took images from this one may keep the rest of it alive.
-        self._c.wimlib_register_progress_function(handle, self._ffi.NULL, self._ffi.NULL)
-        self._c.wimlib_free(handle)
+        if handle is not None:
+            # WIMs that took images from this one may keep the rest of it alive.
+            self._c.wimlib_register_progress_function(handle, self._ffi.NULL, self._ffi.NULL)
+            self._c.wimlib_free(handle)
 
     def __enter__(self) -> Self:
         return self
@@ -195,13 +196,15 @@ class WimHandle:
         self._direct(f"listing {path} of image {image}", function)
         return tuple(entries)
 
+    # The handle is asked for where its lock is held: another thread may have closed it meanwhile.
+
     def _direct(self, what: str, function: Callable[[Any], int]) -> None:
-        handle = self._open_handle()
-        self._calls.direct(f"{self.name}: {what}", lambda: function(handle))
+        self._calls.direct(f"{self.name}: {what}", lambda: function(self._open_handle()))
 
     def _run(self, what: str, function: Callable[[Any], int], *, writes: bool = False) -> None:
-        handle = self._open_handle()
-        self._calls.run(f"{self.name}: {what}", lambda: int(function(handle)), writes=writes)
+        self._calls.run(
+            f"{self.name}: {what}", lambda: int(function(self._open_handle())), writes=writes
+        )
 
     def _open_handle(self) -> Any:
         if self._handle is None:

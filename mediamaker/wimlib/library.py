@@ -187,15 +187,24 @@ def open_library(path: str) -> Library:
     except (OSError, AttributeError) as error:
         raise ToolError(f"libwim can't be loaded: {error}", hint=PACKAGE_HINT) from error
     version = (number >> 20, number >> 10 & 0x3FF, number & 0x3FF)
+    check_version(version, path)
+    libc_ffi = cffi.FFI()
+    libc_ffi.cdef(LIBC_DECLARATIONS)
+    return Library(path=path, version=version, ffi=ffi, c=c, libc=libc_ffi.dlopen(None))
+
+
+def check_version(version: Version, path: str) -> None:
+    """Older ones were never tried.
+
+    Raises:
+        ToolError: it is older.
+    """
     if version < OLDEST:
         raise ToolError(
             f"libwim {format_version(version)} ({path}) is too old, "
             f"need {format_version(OLDEST)} or newer",
             hint=PACKAGE_HINT,
         )
-    libc_ffi = cffi.FFI()
-    libc_ffi.cdef(LIBC_DECLARATIONS)
-    return Library(path=path, version=version, ffi=ffi, c=c, libc=libc_ffi.dlopen(None))
 
 
 def set_default_level(compression_number: int, level: int) -> None:

@@ -141,12 +141,12 @@ class Wim(WimHandle):
 
         ``dest`` reads the contents from here when it is written; this object may be closed.
         """
-        dest_handle = dest._open_handle()
+        dest_handle = dest._open_handle
         self._calls.relate(dest._calls)
         texts = [encode_optional(self._ffi, text) for text in (name, description)]
         self._run(
             f"exporting {_image_text(number)} to {dest.name}",
-            lambda wim: self._c.wimlib_export_image(wim, number, dest_handle, *texts, flags),
+            lambda wim: self._c.wimlib_export_image(wim, number, dest_handle(), *texts, flags),
         )
 
     def update_image(self, number: int, commands: Sequence[UpdateCommand]) -> None:
@@ -159,12 +159,12 @@ class Wim(WimHandle):
 
     def reference_template_image(self, number: int, template: Wim, template_number: int) -> None:
         """Take for unchanged, unread, what in a newly captured image looks as in ``template``."""
-        other = template._open_handle()
+        other = template._open_handle
         self._calls.relate(template._calls)
         self._run(
             f"comparing image {number} with image {template_number} of {template.name}",
             lambda wim: self._c.wimlib_reference_template_image(
-                wim, number, other, template_number, 0
+                wim, number, other(), template_number, 0
             ),
         )
 
