@@ -27,7 +27,6 @@ from mediamaker.wimlib.events import (
 
 EXAMPLE_COUNT_MAX: Final = 10
 _IGNORED_RE = re.compile(r"Ignoring (?P<what>.+?) of (?P<count>[0-9]+) (?:files|directories)")
-_ENCRYPTED_RE = re.compile(r'Can\'t archive "(?P<path>.*)" because .*encrypted')
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +95,12 @@ class WimMeter:
     def not_carried(self) -> tuple[NotCarried, ...]:
         """What libwim said that it left out."""
         found: dict[str, int] = {}
-        encrypted: list[str] = []
         for warning in self.warnings:
             if match := _IGNORED_RE.search(warning):
                 found[match["what"]] = found.get(match["what"], 0) + int(match["count"])
-            elif match := _ENCRYPTED_RE.search(warning):
-                encrypted.append(match["path"])
         result = [NotCarried(what, count) for what, count in found.items()]
-        other = [path for path in self.unsupported if path not in set(encrypted)]
-        for what, paths in (
-            ("encrypted (EFS) files", encrypted),
-            ("files of a kind that can't be captured", other),
-        ):
-            if paths:
-                result.append(NotCarried(what, len(paths), tuple(paths[:EXAMPLE_COUNT_MAX])))
+        if self.unsupported:
+            examples = tuple(self.unsupported[:EXAMPLE_COUNT_MAX])
+            what = "files of a kind that can't be captured"
+            result.append(NotCarried(what, len(self.unsupported), examples))
         return tuple(result)

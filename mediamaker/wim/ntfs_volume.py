@@ -38,7 +38,10 @@ _NTFS_DRIVERS = {"ntfs", "ntfs3", "fuseblk", "fuse", "fuse.ntfs-3g", "fuse.ntfs"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NtfsSurvey:
-    """What a volume holds; the examples are paths, at most :data:`EXAMPLE_COUNT_MAX` of each."""
+    """What a volume holds; the examples are paths, at most :data:`EXAMPLE_COUNT_MAX` of each.
+
+    ``encrypted_count`` has the encrypted files and directories, and what is in such directories.
+    """
 
     file_count: int
     root_names: tuple[str, ...]
@@ -100,13 +103,16 @@ def survey_ntfs(descriptor: int, path: Path) -> NtfsSurvey:
     with_attributes: set[int] = set()
     encrypted: set[int] = set()
     root_names: list[str] = []
+    parents: dict[int, set[int]] = {}
     file_count = 0
     for number, record in table.records():
         base = record.base_number or number
         if base < FIRST_USER_RECORD_NUMBER:
             continue
-        parents = {name.parent_number for name in record.names}
-        file_count += base == number and parents != {_EXTEND_RECORD_NUMBER}
+        above = {name.parent_number for name in record.names}
+        if above:
+            parents.setdefault(base, set()).update(above)
+        file_count += base == number and above != {_EXTEND_RECORD_NUMBER}
         if record.has_extended_attributes:
             with_attributes.add(base)
         if record.is_encrypted:
@@ -119,9 +125,23 @@ def survey_ntfs(descriptor: int, path: Path) -> NtfsSurvey:
         root_names=tuple(sorted(root_names)),
         extended_attribute_count=len(with_attributes),
         extended_attribute_examples=_show_paths(table, with_attributes),
-        encrypted_count=len(encrypted),
+        encrypted_count=_count_below(encrypted, parents),
         encrypted_examples=_show_paths(table, encrypted),
     )
+
+
+def _count_below(numbers: set[int], parents: dict[int, set[int]]) -> int:
+    """How many files are in ``numbers``, or have only names in directories that are."""
+    lost = set(numbers)
+    if not lost:
+        return 0
+    # A round for each level of directories below the highest one.
+    for _ in range(_DEPTH_MAX):
+        more = {file for file, above in parents.items() if file not in lost and above <= lost}
+        if not more:
+            break
+        lost |= more
+    return len(lost)
 
 
 def _show_paths(table: _FileTable, numbers: set[int]) -> tuple[str, ...]:

@@ -120,6 +120,16 @@ def set_extended_attribute(path, name=b"MINE", value=b"value"):
     os.setxattr(path, "system.ntfs_ea", entry.ljust(size, b"\0"))
 
 
+def set_symbolic_link(path, target):
+    """A Windows symbolic link, relative: [MS-FSCC] 2.1.2.4."""
+    name = target.encode("utf-16-le")
+    data = struct.pack("<HHHHI", len(name), len(name), 0, len(name), 1) + name + name
+    path.touch()
+    os.setxattr(
+        path, "system.ntfs_reparse_data", struct.pack("<IHH", 0xA000000C, len(data), 0) + data
+    )
+
+
 def mark_encrypted(volume, name):
     """Set the attribute in the file's record: ntfs-3g has no way to encrypt."""
     data = bytearray(volume.read_bytes())
