@@ -472,3 +472,55 @@ def test_lying_chunk_tables_are_refused():
         bent = replace(builder, body=bytes(body))
         with pytest.raises(FormatError, match="solid"):
             split_built(bent, 1 << 20)
+
+
+def test_too_many_chunks_are_refused_before_they_are_read(monkeypatch):
+    monkeypatch.setattr("mediamaker.sources.wim_solid.SOLID_CHUNK_COUNT_MAX", 16)
+    split_built(make_solid([60], [64 * 16]), 1 << 20)
+    with pytest.raises(FormatError, match="at most 16, got 17"):
+        split_built(make_solid([60], [64 * 17]), 1 << 20)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 300), st.integers(0, 80)), max_size=12),
+    st.integers(600, 3000),
+    st.sampled_from([1, 64, 512]),
+)
+@settings(max_examples=200, deadline=None)
+def test_plain_resources_are_aligned_alike_by_both_planners(resources, limit, alignment):
+    builder = WimBuilder()
+    for number, (size, gap) in enumerate(resources):
+        builder.add(bytes([number]) * size)
+        builder.body += bytes(gap)
+    builder.add(b"metadata", flags=ResourceFlag.METADATA)
+    data = builder.build()
+    pieces = (Piece(len(data), FileRange("wim", 0)),)
+    with SourceReader([]) as reader:
+        wim = read_wim((Piece(len(data), Literal(data)),), len(data), reader, "x")
+    try:
+        parts = split_wim(wim, pieces, GUID, limit, alignment=alignment)
+    except NotRepresentableError:
+        with pytest.raises(NotRepresentableError):
+            split_solid_wim(wim, (), pieces, GUID, limit, alignment=alignment)
+        return
+    assert split_solid_wim(wim, (), pieces, GUID, limit, alignment=alignment) == parts
+    hashes = []
+    for part in parts:
+        assert part.size == sum(piece.size for piece in part.pieces) <= limit
+        position, content = 0, bytearray()
+        for piece in part.pieces:
+            match piece.source:
+                case FileRange(_, offset):
+                    assert (position - offset) % alignment == 0
+                    content += data[offset : offset + piece.size]
+                case Literal(literal):
+                    content += literal
+                case _:
+                    content += bytes(piece.size)
+            position += piece.size
+        header = parse_wim_header(content)
+        for row in parse_blob_table(content[header.blob_table.offset : header.blob_table.end]):
+            stored = bytes(content[row.offset : row.offset + row.size_in_wim])
+            assert hashlib.sha1(stored).digest() == row.sha1
+            hashes.append(row.sha1)
+    assert sorted(hashes) == sorted(row.sha1 for row in builder.rows)
