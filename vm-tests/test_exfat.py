@@ -21,6 +21,8 @@ CONTENTS = {
     "sources/empty": b"",
     "Ünïcode/emoji 💾 and 日本語.txt": b"names",
     "Ünïcode/" + "x" * 250 + ".txt": b"long",
+    # A surrogate pair that lies in two directory entries.
+    "14 characters_💾.txt": b"cut",
     # Over one cluster of names.
     **{f"many/a file with a long name, number {n:04}": b"%d" % n for n in range(900)},
 }
