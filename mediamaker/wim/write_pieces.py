@@ -81,7 +81,8 @@ def check_room(contents_size: int, directory: Path) -> None:
     """
     status = os.statvfs(directory)
     available = status.f_bavail * status.f_frsize
-    if contents_size > available:
+    # Some file systems (network shares, /proc) tell no size at all.
+    if status.f_blocks and contents_size > available:
         raise TargetTooSmallError(
             f"{directory}: {format_size(contents_size)} are needed, "
             f"{format_size(available)} are free",

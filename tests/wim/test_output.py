@@ -75,6 +75,27 @@ def test_a_name_that_is_taken_meanwhile_is_not_overwritten_and_the_others_are_ta
     assert paths[1].read_bytes() == b"theirs"
 
 
+def test_a_file_system_without_links_such_as_fat(tmp_path, monkeypatch):
+    def refuse(_self, _other) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    paths = [tmp_path / "a", tmp_path / "b"]
+    with open_outputs(paths, replace=False) as partials:
+        partials[0].write_bytes(b"ours")
+    assert names(tmp_path) == {"a", "b"}
+    assert paths[0].read_bytes() == b"ours"
+    paths[1].unlink()
+    paths[0].rename(tmp_path / "c")
+    with (
+        pytest.raises(TargetRefusedError, match="a: exists already"),
+        open_outputs(paths, replace=False),
+    ):
+        paths[0].write_bytes(b"theirs")
+    assert names(tmp_path) == {"a", "c"}
+    assert paths[0].read_bytes() == b"theirs"
+
+
 def test_the_first_of_several_is_named_last(tmp_path, monkeypatch):
     seen = []
     link = Path.hardlink_to

@@ -267,6 +267,8 @@ def test_bad_requests_and_sources(sources, tmp_path):
         split_wim_file(tmp_path / "empty", tmp_path / "out.swm", LIMIT)
     with pytest.raises(TargetRefusedError, match="no directory"):
         split_wim_file(sources / "plain.wim", tmp_path / "no" / "out.swm", LIMIT)
+    with pytest.raises(TargetRefusedError, match="can't create a file in /proc"):
+        split_wim_file(sources / "plain.wim", Path("/proc/out.swm"), LIMIT)
     with pytest.raises(NotRepresentableError, match="metadata"):
         split_wim_file(sources / "plain.wim", tmp_path / "out.swm", 1000)
     assert names(tmp_path) == {"not", "empty"}
