@@ -201,13 +201,15 @@ def check_part_count(count: int, part_size_max: int, stem: str) -> None:
 def group_rows(wim: WimFile, ordered: Iterable[int]) -> Iterator[tuple[array[int], int, int]]:
     """Neighbouring rows that name the same stored bytes, where those begin, and how many."""
     rows, offset, size = array("I"), -1, 0
+    data, unpack = wim.blobs.data, BLOB_ROW.unpack_from
     for index in ordered:
-        row = wim.blobs.row(index)
-        if row[1] != offset and rows:
+        size_and_flags, start, _, _, _, _ = unpack(data, index * BLOB_ENTRY_SIZE)
+        if start != offset and rows:
             yield rows, offset, size
-            rows = array("I")
-        offset, size = row[1], row[0] & SIZE_IN_WIM_MAX
-        rows.append(index)
+            rows = array("I", (index,))
+        else:
+            rows.append(index)
+        offset, size = start, size_and_flags & SIZE_IN_WIM_MAX
     if rows:
         yield rows, offset, size
 
@@ -226,8 +228,11 @@ def _render(
     # Padding before a run, and where in the source the run begins and ends.
     runs: list[tuple[int, int, int]] = []
     last, last_end, last_place = (-1, 0), -1, 0
+    data, unpack, pack = wim.blobs.data, BLOB_ROW.unpack_from, BLOB_ROW.pack
     for index in content.rows:
-        size_and_flags, start, uncompressed_size, _, references, sha1 = wim.blobs.row(index)
+        size_and_flags, start, uncompressed_size, _, references, sha1 = unpack(
+            data, index * BLOB_ENTRY_SIZE
+        )
         end = start + (size_and_flags & SIZE_IN_WIM_MAX)
         this = (start, size_and_flags & _METADATA)
         if this != last:
@@ -239,7 +244,7 @@ def _render(
             else:
                 runs.append((padding, start, end))
         last, last_end = this, end
-        blob_table += BLOB_ROW.pack(
+        blob_table += pack(
             size_and_flags, last_place, uncompressed_size, header.part_number, references, sha1
         )
     table_place = header.blob_table._replace(
