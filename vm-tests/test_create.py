@@ -25,7 +25,7 @@ def iso():
 def sticks(iso, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sticks")
     made = {}
-    for layout in ("mbr-fat32", "gpt-fat32"):
+    for layout in ("mbr-fat32", "gpt-fat32", "mbr-fat32-exfat"):
         made[layout] = folder / f"{layout}.img"
         succeed("create", iso.path, made[layout], "--layout", layout, "--seed", "vm")
     return made
@@ -49,6 +49,13 @@ def test_it_boots(sticks, iso, out_dir, firmware, layout, bus):
     assert iso.token in finished.last["matched_line"]
     assert "MEDIAMAKER-STANDIN" in finished.last["matched_line"]
     assert firmware.upper() in finished.last["matched_line"]
+
+
+@pytest.mark.parametrize("firmware", ["bios", "uefi"])
+def test_two_volumes_boot(sticks, iso, out_dir, firmware):
+    """The UEFI stand-in checks the files of the FAT32 volume; install.wim lies on the other."""
+    finished = boot(sticks["mbr-fat32-exfat"], iso.token, firmware, "usb", out_dir)
+    assert finished.exit_code == 0, (finished.last, finished.errors)
 
 
 def test_gpt_does_not_boot_under_bios_and_nobody_says_so(sticks, iso, out_dir):

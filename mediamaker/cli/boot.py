@@ -22,6 +22,7 @@ from mediamaker.units import MIB
 from mediamaker.vm.boot import BootResult, boot_target
 from mediamaker.vm.disk import Bus
 from mediamaker.vm.firmware import Firmware
+from mediamaker.vm.machine import MachineEvent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,11 +81,19 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
         directory=directory,
         memory_size=args.memory,
         logical_sector_size=_sector_size(args),
-        on_event=lambda event: output.note(f"  {event.kind}: {event.text}"),
+        on_event=lambda event: _tell(event, output),
     )
     output.event("boot", **_to_json(result))
     output.result(_show(result, has_expectation=args.expect is not None))
     return ExitCode.DONE if result.proven else ExitCode.BOOT_NOT_PROVEN
+
+
+def _tell(event: MachineEvent, output: Output) -> None:
+    output.event(
+        "machine", machine=event.machine, kind=event.kind, text=event.text,
+        seconds=round(event.seconds, 3),
+    )  # fmt: skip
+    output.note(f"  {event.kind}: {event.text}")
 
 
 def _sector_size(args: argparse.Namespace) -> int:

@@ -85,7 +85,7 @@ def _words(inspection: Inspection) -> str:
     for source in inspection.install_wims:
         if source.entry.size > MediaRequest().part_size_max:
             if source.wim.is_solid:
-                words += f"; not possible yet: {source.path_text} is solid and over 4 GiB"
+                words += f"; {source.path_text} is solid and over 4 GiB: recompressed once first"
             else:
                 words += f"; {source.path_text} is over 4 GiB and would be split, without a copy"
     return words

@@ -63,6 +63,18 @@ def add_media_options(parser: argparse.ArgumentParser) -> None:
         help=f"split an install.wim that is larger, into parts of this size (default: "
         f"{FILE_SIZE_SAFE_MAX} bytes, what fsck.fat can check; FAT32 holds {FILE_SIZE_MAX})",
     )
+    group.add_argument(
+        "--images",
+        metavar="1,6",
+        help="keep only these editions of the install image (numbers or names)",
+    )
+    group.add_argument(
+        "--solid",
+        choices=("recompress", "extents", "exfat"),
+        default="recompress",
+        help="what becomes of a solid install image over 4 GiB: recompressed once and cached "
+        "(default), cut between its chunks, or whole on a second, exFAT partition (experimental)",
+    )
 
 
 def add_seed_option(parser: argparse.ArgumentParser) -> None:
@@ -108,8 +120,11 @@ def media_request(args: argparse.Namespace) -> MediaRequest:
             f"--part-size {args.part_size}: from {format_size(_PART_SIZE_MIN)} to "
             f"{FILE_SIZE_MAX} bytes (what FAT32 can hold) are possible"
         )
+    layout = args.layout
+    if layout is None and args.solid == "exfat":
+        layout = Layout.MBR_FAT32_EXFAT
     return MediaRequest(
-        layout=args.layout,
+        layout=layout,
         volume_label=args.label,
         cluster_size=args.cluster_size,
         part_size_max=args.part_size,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mediamaker.cli.options import check_sector_size_option, image_sector_size, media_request
 from mediamaker.cli.output import Output
+from mediamaker.cli.prepare import prepare_source
 from mediamaker.devices.discover import find_disk, list_disks
 from mediamaker.devices.disk import Disk
 from mediamaker.devices.target import is_block_device
@@ -55,10 +56,11 @@ def open_session(args: argparse.Namespace, output: Output) -> Session:
         SourceError, UsageError: as the source and options have it.
     """
     seed: str = args.seed if args.seed is not None else secrets.token_hex(8)
-    inspection = inspect_source(args.source)
+    request = media_request(args)
+    inspection = prepare_source(args, inspect_source(args.source), request, output)
     return Session(
         inspection=inspection,
-        request=complete_request(media_request(args), inspection, output),
+        request=complete_request(request, inspection, output),
         seed=seed,
         identities=identities_from_seed(seed),
         boot_code=load_boot_code(),

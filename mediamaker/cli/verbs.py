@@ -69,4 +69,9 @@ VERBS = (
         "list disks: model, serial, bus, size, contents, and why each may or may not be a target",
         "mediamaker devices --json",
     ),
+    Verb(
+        "wim",
+        "look into WIM files, verify, split, join, optimize, capture, apply and edit them",
+        "mediamaker wim info install.wim",
+    ),
 )

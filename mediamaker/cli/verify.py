@@ -18,6 +18,7 @@ from mediamaker.cli.options import (
     media_request,
 )
 from mediamaker.cli.output import Output
+from mediamaker.cli.prepare import prepare_source
 from mediamaker.cli.progress import ProgressView
 from mediamaker.cli.session import Session, complete_request, load_boot_code
 from mediamaker.devices.target import is_block_device, open_for_reading
@@ -136,9 +137,11 @@ def _plan_again(args: argparse.Namespace, target: ReadableTarget, output: Output
         read = partial(_read_target, target)
         name, identities = read_identities(read, target.logical_sector_size)
         layout = request.layout or Layout(name)
+    request = replace(request, layout=layout)
+    inspection = prepare_source(args, inspection, request, output)
     session = Session(
         inspection=inspection,
-        request=complete_request(replace(request, layout=layout), inspection, output),
+        request=complete_request(request, inspection, output),
         seed=None,
         identities=identities,
         boot_code=load_boot_code(),

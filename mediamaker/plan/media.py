@@ -16,6 +16,7 @@ from mediamaker.formats.fat import FILE_SIZE_MAX
 from mediamaker.plan.identity import Identities
 from mediamaker.plan.request import MediaRequest
 from mediamaker.plan.split import split_wim
+from mediamaker.plan.split_solid import split_solid_wim
 from mediamaker.sources.kinds import SourceWim
 from mediamaker.sources.tree import Entry, SourceTree
 from mediamaker.units import format_size
@@ -76,7 +77,10 @@ def _split(
 ) -> Iterator[TreeItem]:
     entry = source.entry
     guid = identities.derive_guid("split WIM", source.wim.header.guid)
-    parts = split_wim(source.wim, entry.pieces, guid, limit)
+    if source.solid_tables:
+        parts = split_solid_wim(source.wim, source.solid_tables, entry.pieces, guid, limit)
+    else:
+        parts = split_wim(source.wim, entry.pieces, guid, limit)
     why = f"{entry.path_text} has {format_size(entry.size)}, a file may have {format_size(limit)}"
     if len(parts) == 1:
         notes.append(f"{why}: without its unused room it fits ({format_size(parts[0].size)})")

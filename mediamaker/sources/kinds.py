@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from mediamaker.errors import FormatError
+from mediamaker.formats.wim_chunks import ChunkTable
 from mediamaker.sources.folder import read_folder
 from mediamaker.sources.iso import IsoSource, open_iso
 from mediamaker.sources.loaders import (
@@ -34,10 +35,14 @@ _INSTALL_NAMES = ("install.wim", "install.esd", "install.swm")
 
 @dataclass(frozen=True, slots=True)
 class SourceWim:
-    """A WIM of the source and what it says about itself; of a split one, the first part."""
+    """A WIM of the source and what it says about itself; of a split one, the first part.
+
+    ``solid_tables`` are the chunks of its solid resources, where it is to be cut between them.
+    """
 
     entry: Entry
     wim: WimFile
+    solid_tables: tuple[ChunkTable, ...] = ()
 
     @property
     def path_text(self) -> str:

@@ -339,6 +339,18 @@ def test_no_name_is_too_odd_for_the_locale(folder, encoding):
     assert json.loads(result.stdout)["path"] == os.fsdecode(odd)
 
 
+def test_boot_tells_what_happens_and_proves_nothing_without_a_text(run, tmp_path):
+    blank = tmp_path / "blank.img"
+    with blank.open("wb") as file:
+        file.truncate(4 * MIB)
+    words = ("boot", blank, "--firmware", "bios", "--screenshot", tmp_path / "shots")
+    code, events = run.json(*words, "--timeout", "20")
+    assert code == 7
+    assert {event["kind"] for event in events if event["event"] == "machine"} >= {"started"}
+    assert events[-1]["proven"] is False
+    assert all((tmp_path / path).exists() for path in events[-1]["screenshots"])
+
+
 def test_a_bug_is_told_without_a_traceback(run, monkeypatch):
     def broken(**_):
         raise ZeroDivisionError("oops")

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What must be done to an install image before there can be a plan: slow work, told and cached.
+
+A plan only refers to finished files. A solid install.wim over what FAT32 holds can't be split as
+it is (Windows Setup has not been seen to take solid parts), so it is recompressed once, and kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import threading
+from pathlib import Path
+
+from mediamaker.cli.output import Output
+from mediamaker.cli.progress import ProgressView
+from mediamaker.cli.wim_name import WimName, find_image
+from mediamaker.errors import UsageError
+from mediamaker.execute.interrupts import interrupt_sets
+from mediamaker.extents import FileRange, Piece
+from mediamaker.plan.build import choose_layout
+from mediamaker.plan.request import Layout, MediaRequest
+from mediamaker.sources.identity import identify
+from mediamaker.sources.kinds import Inspection, SourceWim
+from mediamaker.sources.prepared import replace_install_wim
+from mediamaker.sources.reader import SourceReader
+from mediamaker.sources.wim import read_wim
+from mediamaker.sources.wim_solid import read_solid_tables
+from mediamaker.units import format_size
+from mediamaker.wim.prepare import default_cache_dir, prepare_install_wim
+
+_FAT32_ONLY = (Layout.MBR_FAT32, Layout.GPT_FAT32)
+
+
+def prepare_source(
+    args: argparse.Namespace, inspection: Inspection, request: MediaRequest, output: Output
+) -> Inspection:
+    """``inspection`` with install images that can be split, and only those that were chosen.
+
+    Raises:
+        UsageError: no such image; SourceError: the image can't be read; ToolError: no libwim.
+        TargetTooSmallError: no room for the prepared file; says how much is needed.
+    """
+    layout = choose_layout(inspection, request)
+    if layout not in _FAT32_ONLY:
+        if args.images is not None:
+            raise UsageError(f"--images: the layout {layout.value} takes the source as it is")
+        return inspection
+    if args.images is not None and not inspection.install_wims:
+        raise UsageError(f"--images: {inspection.path} has no install.wim or install.esd")
+    for source in inspection.install_wims:
+        is_too_large = source.entry.size > request.part_size_max
+        if args.images is not None or (is_too_large and source.wim.is_solid):
+            inspection = _prepare(args, inspection, source, output)
+    return inspection
+
+
+def _prepare(
+    args: argparse.Namespace, inspection: Inspection, source: SourceWim, output: Output
+) -> Inspection:
+    if args.solid == "extents" and args.images is None:
+        return _with_solid_tables(inspection, source, output)
+    output.note(
+        f"{source.path_text} ({format_size(source.wim.size)}"
+        f"{', solid' if source.wim.is_solid else ''}) is prepared first: "
+        "a non-solid copy that can be split, kept for the next time"
+    )
+    if source.wim.is_solid:
+        output.note(
+            "  without preparation: --solid extents or --solid exfat; both are "
+            "experimental, Windows Setup has not been seen to take them"
+        )
+    cancel = threading.Event()
+    with (
+        SourceReader(inspection.tree.files) as reader,
+        interrupt_sets(cancel),
+        ProgressView(output) as view,
+    ):
+        prepared = prepare_install_wim(
+            source.entry.pieces,
+            source.entry.size,
+            reader,
+            source.path_text,
+            images=_chosen(args, source),
+            cache_dir=default_cache_dir(),
+            on_event=view.show,
+            cancel=cancel,
+        )
+    how = "was ready" if prepared.is_cached else f"took {prepared.seconds:.0f} s"
+    output.note(
+        f"  {prepared.path} {how}: {format_size(prepared.size_after)}; the cache holds "
+        f"{format_size(prepared.cache_size)}"
+    )
+    file = identify(f"prepared/{source.path_text}", prepared.path)
+    with SourceReader([file]) as reader:
+        pieces = (Piece(file.size, FileRange(file.source_id, 0)),)
+        wim = read_wim(pieces, file.size, reader, str(prepared.path))
+    return replace_install_wim(inspection, source, file, wim)
+
+
+def _with_solid_tables(inspection: Inspection, source: SourceWim, output: Output) -> Inspection:
+    output.warning(
+        f"{source.path_text} is cut between its chunks (--solid extents): experimental, "
+        "Windows Setup has not been seen to take such parts"
+    )
+    with SourceReader(inspection.tree.files) as reader:
+        tables = read_solid_tables(source.wim, source.entry.pieces, reader, source.path_text)
+    cut = dataclasses.replace(source, solid_tables=tables)
+    wims = tuple(cut if item is source else item for item in inspection.install_wims)
+    return dataclasses.replace(inspection, install_wims=wims)
+
+
+def _chosen(args: argparse.Namespace, source: SourceWim) -> tuple[int, ...] | None:
+    if args.images is None:
+        return None
+    path = Path(source.path_text)
+    return tuple(
+        find_image(WimName(path, item.strip()), source.wim.images)
+        for item in str(args.images).split(",")
+    )

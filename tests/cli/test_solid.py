@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A solid install image that is too large for FAT32: three ways to a stick."""
+
+import random
+import subprocess
+
+import pytest
+
+
+@pytest.fixture
+def media(folder, tmp_path, monkeypatch):
+    """Windows media with a solid install.esd of two editions; the limit is set by --part-size."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for number in (1, 2):
+        tree = tmp_path / f"image{number}"
+        (tree / "Windows").mkdir(parents=True)
+        for index in range(12):
+            content = random.Random(f"{number}{index}").randbytes(300_000)
+            (tree / f"Windows/file{index}").write_bytes(content)
+    sources = folder / "sources"
+    sources.mkdir()
+    esd = sources / "install.esd"
+    words = ["--solid", "--solid-chunk-size=256K"]
+    for verb, number, name in (("capture", 1, "Home"), ("append", 2, "Pro")):
+        subprocess.run(
+            ["wimlib-imagex", verb, tmp_path / f"image{number}", esd, name, *words],
+            check=True, capture_output=True,
+        )  # fmt: skip
+    boot = sources / "boot.wim"
+    subprocess.run(
+        ["wimlib-imagex", "capture", folder / "efi", boot, "PE", "--boot"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return folder
+
+
+def copy_parts(stick, target):
+    target.mkdir()
+    subprocess.run(
+        ["mcopy", "-i", f"{stick}@@1M", "::/sources/install*", target],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return sorted(target.iterdir())
+
+
+def check_parts(parts, tmp_path, images):
+    subprocess.run(
+        ["wimlib-imagex", "verify", parts[0], f"--ref={parts[0].parent}/*.swm"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    for number, image in enumerate(images, 1):
+        out = tmp_path / f"applied{number}"
+        subprocess.run(
+            ["wimlib-imagex", "apply", parts[0], str(number), out,
+             f"--ref={parts[0].parent}/*.swm"],
+            check=True, capture_output=True,
+        )  # fmt: skip
+        subprocess.run(["diff", "-r", tmp_path / image, out], check=True)
+
+
+LIMIT = ("--part-size", "3MiB")
+
+
+def test_by_itself_it_is_recompressed_once(run, media, tmp_path):
+    stick = tmp_path / "a.img"
+    code, events = run.json("create", media, stick, "--seed", "s", *LIMIT)
+    assert code == 0, events[-1]
+    assert {e["phase"] for e in events if e["event"] == "progress"} >= {"prepare", "write"}
+    parts = copy_parts(stick, tmp_path / "parts")
+    assert [path.name for path in parts][:2] == ["install.swm", "install2.swm"]
+    check_parts(parts, tmp_path, ["image1", "image2"])
+    cached = list((tmp_path / "cache").rglob("*.wim"))
+    assert len(cached) == 1
+    # The second time it is ready: nothing is compressed again, and the bytes are equal.
+    before = cached[0].stat().st_mtime_ns
+    again = tmp_path / "b.img"
+    assert run.json("create", media, again, "--seed", "s", *LIMIT)[0] == 0
+    assert cached[0].stat().st_mtime_ns == before
+    assert again.read_bytes() == stick.read_bytes()
+    assert run.json("verify", stick, media, *LIMIT)[0] == 0
+
+
+def test_only_the_chosen_editions(run, media, tmp_path):
+    stick = tmp_path / "a.img"
+    assert run.json("create", media, stick, "--images", "Pro", *LIMIT)[0] == 0
+    parts = copy_parts(stick, tmp_path / "parts")
+    check_parts(parts, tmp_path, ["image2"])
+    code, events = run.json("plan", media, "--images", "Enterprise", *LIMIT)
+    assert code == 2
+    assert "Enterprise" in events[-1]["message"]
+
+
+def test_cut_between_chunks_when_asked(run, media, tmp_path):
+    stick = tmp_path / "a.img"
+    code, events = run.json("create", media, stick, "--solid", "extents", *LIMIT)
+    assert code == 0, events[-1]
+    assert any("experimental" in e["message"] for e in events if e["event"] == "warning")
+    assert not (tmp_path / "cache").exists()
+    check_parts(copy_parts(stick, tmp_path / "parts"), tmp_path, ["image1", "image2"])
+    assert run.json("verify", stick, media, "--solid", "extents", *LIMIT)[0] == 0
+
+
+def test_whole_on_exfat_when_asked(run, media, tmp_path):
+    stick = tmp_path / "a.img"
+    code, events = run.json("create", media, stick, "--solid", "exfat", *LIMIT)
+    assert code == 0, events[-1]
+    assert any("experimental" in e["message"] for e in events if e["event"] == "warning")
+    assert run.json("verify", stick, media)[0] == 0
+    assert not (tmp_path / "cache").exists()
+    assert run.json("plan", media, "--layout", "mbr-fat32-exfat", "--images", "1")[0] == 2
+
+
+def test_what_fits_is_left_alone(run, media, tmp_path):
+    stick = tmp_path / "a.img"
+    assert run.json("create", media, stick)[0] == 0
+    (esd,) = copy_parts(stick, tmp_path / "parts")
+    assert esd.read_bytes() == (media / "sources/install.esd").read_bytes()

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``wim info|ls|cat|extract|verify`` from outside, on what wimlib-imagex made."""
+
+import random
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def wim(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wim")
+    for number in (1, 2):
+        tree = folder / f"tree{number}"
+        (tree / "Windows/System32").mkdir(parents=True)
+        (tree / "Windows/System32/kernel.dll").write_bytes(
+            random.Random(number).randbytes(100_000 * number)
+        )
+        (tree / "only.txt").write_text(f"image {number}")
+        (tree / "empty").touch()
+    path = folder / "install.wim"
+    subprocess.run(
+        ["wimlib-imagex", "capture", folder / "tree1", path, "Home", "Edition one"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    subprocess.run(
+        ["wimlib-imagex", "append", folder / "tree2", path, "Pro"], check=True, capture_output=True
+    )
+    return path
+
+
+def test_info(run, wim):
+    code, (event,) = run.json("wim", "info", wim)
+    assert code == 0
+    assert [image["name"] for image in event["images"]] == ["Home", "Pro"]
+    assert event["compression"] == "LZX"
+    _, out, _ = run.text("wim", "info", f"{wim}:2")
+    assert "image 2: Pro" in out
+    assert "image 1" not in out
+    _, out, _ = run.text("wim", "info", wim, "--xml")
+    assert out.startswith("<WIM>")
+
+
+def test_ls_and_cat(run, wim):
+    code, events = run.json("wim", "ls", f"{wim}:Pro", "-r")
+    assert code == 0
+    sizes = {event["path"]: event["size"] for event in events}
+    assert sizes["/Windows/System32/kernel.dll"] == 200_000
+    shown = subprocess.run(
+        [sys.executable, "-m", "mediamaker", "wim", "cat", f"{wim}:2", "/only.txt"],
+        check=True, capture_output=True,
+    ).stdout  # fmt: skip
+    assert shown == b"image 2"
+
+
+def test_extract_equals_what_was_captured(run, wim, tmp_path):
+    assert run.json("wim", "extract", f"{wim}:1", "/", "--to", tmp_path / "out")[0] == 0
+    subprocess.run(["diff", "-r", wim.parent / "tree1", tmp_path / "out"], check=True)
+
+
+@pytest.mark.parametrize("name", ["{}", "{}:3", "{}:Enterprise", "{}:0"])
+def test_an_image_that_is_not_there_is_usage(run, wim, name):
+    code, events = run.json("wim", "ls", name.format(wim))
+    assert code == 2
+    assert "wim info" in events[-1]["hint"]
+
+
+def test_a_flipped_byte_names_file_and_image(run, wim, tmp_path):
+    assert run.json("wim", "verify", wim)[0] == 0
+    broken = tmp_path / "broken.wim"
+    data = bytearray(wim.read_bytes())
+    listed = run.json("wim", "ls", f"{wim}:2", "/Windows/System32")[1]
+    sha1 = next(event["sha1"] for event in listed if event["path"].endswith("kernel.dll"))
+    shown = subprocess.run(
+        ["wimlib-imagex", "info", "--blobs", wim], check=True, capture_output=True, text=True
+    ).stdout
+    block = next(block for block in shown.split("\n\n") if sha1 in block)
+    offset = next(
+        int(line.split("=")[1].split()[0])
+        for line in block.splitlines()
+        if line.strip().startswith("Offset in WIM")
+    )
+    data[offset + 300] ^= 1
+    broken.write_bytes(data)
+    code, events = run.json("wim", "verify", broken)
+    assert code == 5
+    (file,) = events[-1]["damaged_files"]
+    assert (file["image_number"], file["path"]) == (2, "/Windows/System32/kernel.dll")
+    code, out, _ = run.text("wim", "verify", broken)
+    assert code == 5
+    assert "damaged: image 2: /Windows/System32/kernel.dll" in out
+
+
+def test_split_parts_are_found_by_their_names(run, wim, tmp_path):
+    first = tmp_path / "install.swm"
+    subprocess.run(["wimlib-imagex", "split", wim, first, "0.2"], check=True, capture_output=True)
+    assert (tmp_path / "install2.swm").exists()
+    code, events = run.json("wim", "verify", first)
+    assert (code, events[-1]["missing_parts"]) == (0, [])
+    (tmp_path / "install2.swm").rename(tmp_path / "away")
+    code, events = run.json("wim", "verify", first)
+    assert code == 5
+    assert events[-1]["missing_parts"]
+
+
+def test_what_is_no_wim_is_code_3(run, tmp_path):
+    for name, content in (("empty.wim", b""), ("text.wim", b"x" * 5000)):
+        (tmp_path / name).write_bytes(content)
+        for verb in ("info", "verify"):
+            assert run.json("wim", verb, tmp_path / name)[0] == 3
+    assert run.json("wim", "verify", tmp_path / "missing.wim")[0] == 3

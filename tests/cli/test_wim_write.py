@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The ``wim`` sub-verbs that make and change files, from outside; wimlib-imagex is the judge."""
+
+import io
+import os
+import random
+import subprocess
+
+import pytest
+
+
+def wimlib(*words):
+    return subprocess.run(
+        ["wimlib-imagex", *map(str, words)], check=True, capture_output=True, text=True
+    ).stdout
+
+
+@pytest.fixture
+def tree(tmp_path):
+    root = tmp_path / "tree"
+    (root / "Windows").mkdir(parents=True)
+    for number in range(5):
+        (root / f"Windows/file{number}").write_bytes(random.Random(number).randbytes(120_000))
+    (root / "Ünïcode").write_text("text")
+    os.link(root / "Ünïcode", root / "hard link")
+    return root
+
+
+@pytest.fixture
+def wim(run, tree, tmp_path):
+    path = tmp_path / "a.wim"
+    code, events = run.json("wim", "capture", tree, path, "--name", "One", "--flags", "Pro")
+    assert code == 0, events
+    return path
+
+
+def test_capture_and_append(run, wim, tree):
+    code, events = run.json("wim", "append", tree, wim, "--name", "Two", "--boot")
+    assert (code, events[-1]["image_number"]) == (0, 2)
+    shown = wimlib("info", wim)
+    assert "Image Count:    2" in shown
+    assert "Boot Index:     2" in shown
+    wimlib("verify", wim)
+    assert run.json("wim", "append", tree, wim, "--name", "Two")[0] == 2
+
+
+def test_a_file_that_is_there_is_kept(run, wim, tree):
+    before = wim.read_bytes()
+    assert run.json("wim", "capture", tree, wim)[0] == 4
+    assert run.json("wim", "export", wim, wim)[0] in {2, 4}
+    assert run.json("wim", "optimize", wim, wim, "--force")[0] in {2, 4}
+    assert wim.read_bytes() == before
+    assert sorted(path.name for path in wim.parent.iterdir()) == ["a.wim", "tree"]
+
+
+def test_split_join_and_the_same_tree(run, wim, tree, tmp_path):
+    first, joined = tmp_path / "p.swm", tmp_path / "joined.wim"
+    code, events = run.json("wim", "split", wim, first, "--size", "300KiB")
+    assert code == 0
+    parts = events[-1]["parts"]
+    assert len(parts) > 1
+    assert all(part["size"] <= 300 * 1024 for part in parts)
+    wimlib("verify", first, f"--ref={tmp_path}/p*.swm")
+    assert run.json("wim", "verify", first)[0] == 0
+    assert run.json("wim", "join", first, joined)[0] == 0
+    wimlib("verify", joined)
+    out = tmp_path / "out"
+    assert run.json("wim", "apply", joined, out)[0] == 0
+    subprocess.run(["diff", "-r", tree, out], check=True)
+    assert (out / "Ünïcode").stat().st_ino == (out / "hard link").stat().st_ino
+
+
+def test_split_refuses_what_does_not_fit(run, wim, tmp_path):
+    code, events = run.json("wim", "split", wim, tmp_path / "p.swm", "--size", "20KiB")
+    assert code == 3
+    assert events[-1]["error"] == "NotRepresentableError"
+    assert not list(tmp_path.glob("*.swm"))
+
+
+def test_solid_is_cut_only_when_asked(run, wim, tmp_path):
+    solid = tmp_path / "solid.esd"
+    code, events = run.json("wim", "optimize", wim, solid, "--for", "archive")
+    assert code == 0
+    assert run.json("wim", "info", solid)[1][-1]["is_solid"] is True
+    assert run.json("wim", "verify", solid)[0] == 0
+    code, events = run.json("wim", "split", solid, tmp_path / "s.swm", "--size", "300KiB")
+    assert code == 3
+    assert "solid" in events[-1]["message"]
+
+
+def test_optimize_says_what_was_saved(run, wim, tree, tmp_path):
+    assert run.json("wim", "append", tree, wim, "--name", "Two")[0] == 0
+    out = tmp_path / "small.wim"
+    code, events = run.json("wim", "optimize", wim, out, "--images", "Two")
+    assert code == 0
+    result = events[-1]
+    assert result["images"] == ["Two"]
+    assert result["size_before"] == wim.stat().st_size
+    assert result["size_after"] == out.stat().st_size
+    assert result["size_before"] - result["size_after"] == (
+        result["saved_by_dropping"] + result["saved_by_dedup"] + result["saved_by_recompressing"]
+    )
+    wimlib("verify", out)
+    assert run.json("wim", "optimize", wim, tmp_path / "no.wim", "--fit", "1KiB")[0] == 3
+
+
+def test_update_set_export_and_delete(run, wim, tmp_path, monkeypatch):
+    added = tmp_path / "driver.sys"
+    added.write_text("driver")
+    commands = f"add '{added}' /Windows/driver.sys\ndelete /Windows/file0\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(commands + "rename /Windows/file1 /moved\n"))
+    code, events = run.json("wim", "update", f"{wim}:1")
+    assert code == 0
+    assert (events[-1]["added"], events[-1]["deleted"], events[-1]["renamed"]) == (1, 1, 1)
+    listed = wimlib("dir", wim, "1").splitlines()
+    assert "/Windows/driver.sys" in listed
+    assert "/moved" in listed
+    assert "/Windows/file0" not in listed
+    assert run.json("wim", "set", f"{wim}:1", "NAME=Renamed", "WINDOWS/EDITIONID=Core")[0] == 0
+    image = run.json("wim", "info", wim)[1][-1]["images"][0]
+    assert (image["name"], image["edition"]) == ("Renamed", "Core")
+    other = tmp_path / "other.wim"
+    assert run.json("wim", "export", f"{wim}:Renamed", other, "--name", "New")[0] == 0
+    assert run.json("wim", "export", wim, other, "--append")[0] == 0
+    assert run.json("wim", "delete", other, "New")[0] == 0
+    assert [i["name"] for i in run.json("wim", "info", other)[1][-1]["images"]] == ["Renamed"]
+    wimlib("verify", other)
+
+
+def test_a_bad_command_names_its_line_and_changes_nothing(run, wim, monkeypatch):
+    before = wim.read_bytes()
+    monkeypatch.setattr("sys.stdin", io.StringIO("delete /Windows/file0\nfrobnicate x\n"))
+    code, events = run.json("wim", "update", wim)
+    assert code == 2
+    assert "2" in events[-1]["message"]
+    assert wim.read_bytes() == before
+
+
+def test_ntfs_there_and_back(run, wim, tmp_path):
+    volume, again = tmp_path / "ntfs.img", tmp_path / "again.wim"
+    with volume.open("wb") as file:
+        file.truncate(20 << 20)
+    subprocess.run(["mkntfs", "-F", "-Q", volume], check=True, capture_output=True)
+    code, events = run.json("wim", "apply", wim, volume)
+    assert (code, events[-1]["kind"]) == (0, "ntfs"), events
+    assert run.json("wim", "apply", wim, volume)[0] == 4, "it is not empty any more"
+    code, events = run.json("wim", "capture", volume, again, "--name", "One")
+    assert code == 0
+    assert wimlib("dir", again, "1") == wimlib("dir", wim, "1")
