@@ -146,7 +146,7 @@ def _pack_entry(partition: MbrPartition | None) -> bytes:
             boot_indicator=ACTIVE if partition.is_active else 0,
             starting_chs=pack_chs(partition.start_lba),
             os_type=partition.type_code,
-            ending_chs=pack_chs(partition.start_lba + partition.sectors - 1),
+            ending_chs=pack_chs(partition.start_lba + max(partition.sectors, 1) - 1),
             starting_lba=partition.start_lba,
             size_in_lba=partition.sectors,
         )

@@ -90,3 +90,10 @@ def test_the_protective_mbr_covers_the_disk_and_is_capped():
         "00 000200 ee be320c 01000000 ff1f0300"
     )
     assert pack_protective_mbr(1 << 33)[0x1CA:0x1CE] == b"\xff\xff\xff\xff"
+
+
+def test_a_partition_of_no_sectors_at_the_start_is_packed():
+    """Found by tests/fuzz/fuzz_partition_tables.py: it had an end before the disk."""
+    sector = bytes(446) + b"\0\0\0\0\x0c" + bytes(11 + 48) + b"\x55\xaa"
+    packed = pack_mbr(parse_mbr(sector))
+    assert parse_mbr(packed) == parse_mbr(sector)

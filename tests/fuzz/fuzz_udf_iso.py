@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An ISO with UDF, Joliet, Rock Ridge or El Torito, given by the blocks that are not zero.
+
+The input: a byte (bit 0: put the UDF tags' checksums right), then for each block its number in
+two bytes and its 2048 bytes. Whole images would be 600 KiB, nearly all of it zeros.
+"""
+
+import binascii
+import os
+import struct
+import tempfile
+from pathlib import Path
+
+from mediamaker.sources.iso import open_iso
+from tests.fuzz import runner
+from tests.fuzz.rule import refused
+
+BLOCK_SIZE = 2048
+BLOCK_COUNT_MAX = 2048
+_TAGS = {*range(1, 10), *range(256, 267)}
+_FILE_IDENTIFIER = 257
+_file = tempfile.NamedTemporaryFile(  # noqa: SIM115  (one for the whole process)
+    dir="/dev/shm" if Path("/dev/shm").is_dir() else None,
+    prefix="mediamaker-fuzz-",
+    suffix=".iso",
+)
+
+
+def test_one_input(data):
+    blocks = unpack(data)
+    size = (max(blocks, default=-1) + 1) * BLOCK_SIZE
+    descriptor = _file.fileno()
+    os.ftruncate(descriptor, 0)
+    os.ftruncate(descriptor, size)
+    for number, block in blocks.items():
+        os.pwrite(descriptor, block, number * BLOCK_SIZE)
+    with refused():
+        iso = open_iso(Path(_file.name))
+        for entry in iso.tree.entries:
+            assert sum(piece.size for piece in entry.pieces) == entry.size
+
+
+def pack(image, *, flags=1):
+    """The input for ``image``, or None when it is too large to be one."""
+    if len(image) > BLOCK_COUNT_MAX * BLOCK_SIZE:
+        return None
+    packed = bytearray([flags])
+    last = (len(image) - 1) // BLOCK_SIZE
+    for number in range(last + 1):
+        block = image[number * BLOCK_SIZE : (number + 1) * BLOCK_SIZE]
+        # genisoimage fills up the end with 150 anchors, of which nobody reads more than the last.
+        is_filler = block[:2] == b"\2\0" and number > 256
+        if number == last or (any(block) and not is_filler):
+            packed += struct.pack("<H", number) + block.ljust(BLOCK_SIZE, b"\0")
+    return bytes(packed)
+
+
+def unpack(data):
+    blocks = {}
+    for start in range(1, len(data), BLOCK_SIZE + 2):
+        number = int.from_bytes(data[start : start + 2], "little") % BLOCK_COUNT_MAX
+        block = data[start + 2 : start + 2 + BLOCK_SIZE].ljust(BLOCK_SIZE, b"\0")
+        blocks[number] = with_checksums(block) if data[0] & 1 else block
+    return blocks
+
+
+def with_checksums(block):
+    """The block with the tag at its start right; of directory entries, all of them."""
+    fixed = bytearray(block)
+    start = 0
+    while start + 16 <= len(fixed):
+        identifier = int.from_bytes(fixed[start : start + 2], "little")
+        if identifier not in _TAGS:
+            break
+        covered = int.from_bytes(fixed[start + 10 : start + 12], "little")
+        crc = binascii.crc_hqx(fixed[start + 16 : start + 16 + covered], 0)
+        struct.pack_into("<H", fixed, start + 8, crc)
+        head = fixed[start : start + 16]
+        fixed[start + 4] = (sum(head) - head[4]) & 0xFF
+        if identifier != _FILE_IDENTIFIER or start + 38 > len(fixed):
+            break
+        implementation = int.from_bytes(fixed[start + 36 : start + 38], "little")
+        start += (38 + implementation + fixed[start + 19] + 3) // 4 * 4
+    return bytes(fixed)
+
+
+def main():
+    runner.start("fuzz_udf_iso")
+
+
+if __name__ == "__main__":
+    main()
