@@ -95,6 +95,9 @@ def apply_image(
         except MediaError as error:
             error.message += f"; what is on {target} now is incomplete"
             raise
+        except KeyboardInterrupt:
+            meter.notify(f"what is on {target} now is incomplete")
+            raise
     if kind == "directory":
         _flush(target)
     return ApplyResult(

@@ -200,11 +200,16 @@ def test_an_end_that_is_asked_for_leaves_a_sound_volume(tmp_path):
     volume = make_volume(tmp_path / "1.img")
     cancel = threading.Event()
 
+    notices = []
+
     def listen(event):
         if isinstance(event, Progress):
             cancel.set()
+        else:
+            notices.append(event.message)
 
     with pytest.raises(KeyboardInterrupt):
         apply_image(path, 1, volume, on_event=listen, cancel=cancel)
+    assert notices == [f"what is on {volume} now is incomplete"]
     run("ntfsfix", "--no-action", volume)
     assert listing(tmp_path) == ["1.img", "tree", "x.wim"]
