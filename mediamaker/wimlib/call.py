@@ -29,6 +29,7 @@ from mediamaker.wimlib.library import Library, Said
 
 _SCAN_INTERVAL_SECONDS: Final = 0.2
 _WAKE_SECONDS: Final = 0.5
+_START_SECONDS: Final = 1.0
 _CONTINUE: Final = 0
 _ABORT: Final = 1
 _SIGNALS_OF_OTHERS: Final = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
@@ -95,15 +96,18 @@ class Calls:
         other.related.add(self)
 
     def direct(self, what: str, function: Function, *, writes: bool = False) -> None:
-        """A call that takes no time, from this thread.
+        """A call that takes no time: no events, and it can't be ended.
 
         Raises:
             WimlibError: it failed.
         """
         self._check_caller()
         call = _Call()
-        with self._locked():
-            self._call(function, call)
+        worker = threading.Thread(target=self._work, args=(function, call))
+        try:
+            worker.start()
+        finally:
+            _wait_for(worker)
         self._report(what, call, writes=writes)
 
     def run(self, what: str, function: Function, *, writes: bool) -> None:
@@ -125,19 +129,24 @@ class Calls:
             worker.start()
             raised = self._listen(call, worker)
         finally:
-            if worker.is_alive():  # only if a Ctrl-C came at a bad moment
-                call.stop()
+            # Nothing to do, unless a Ctrl-C came at a bad moment, such as in ``start``.
+            call.stop()
+            _wait_for(worker)
         if raised is not None:
             raise raised
         self._report(what, call, writes=writes)
 
     def finish(self, function: Callable[[], None]) -> None:
         """Make a call that still runs end soon, wait for that, and do this last thing."""
-        call = self._current
-        if call is not None:
-            call.stop()
-        with self._locked():
-            function()
+        worker = threading.Thread(
+            target=self._do_locked, args=(function,), name="mediamaker-libwim-end"
+        )
+        worker.start()
+        while worker.is_alive():
+            call = self._current
+            if call is not None:
+                call.stop()
+            worker.join(timeout=_WAKE_SECONDS)
 
     def hear(self, message: int, info: Any) -> int:
         """libwim's progress function: on the thread of the call, and it must not raise."""
@@ -186,7 +195,14 @@ class Calls:
         finally:
             call.events.put(None)
 
+    def _do_locked(self, function: Callable[[], None]) -> None:
+        with self._locked():
+            function()
+
     def _call(self, function: Function, call: _Call) -> None:
+        if call.is_stopping.is_set():
+            call.code = Code.ABORTED_BY_PROGRESS
+            return
         self._current = call
         start = self.library.messages.begin()
         try:
@@ -247,6 +263,22 @@ class Calls:
             for calls in sorted(self._everybody(), key=id):
                 stack.enter_context(calls._lock)  # noqa: SLF001  of the same class
             yield
+
+
+def _wait_for(worker: threading.Thread) -> None:
+    """Until it has ended, or was never begun: Ctrl-C in ``Thread.start`` does not tell which."""
+    deadline = time.monotonic() + _START_SECONDS
+    interruption: KeyboardInterrupt | None = None
+    while worker.is_alive() or (worker.ident is None and time.monotonic() < deadline):
+        try:
+            if worker.ident is None:
+                time.sleep(0.001)
+            else:
+                worker.join()
+        except KeyboardInterrupt as error:  # impatience; what was begun is ended all the same
+            interruption = error
+    if interruption is not None:
+        raise interruption
 
 
 @functools.cache

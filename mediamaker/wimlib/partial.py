@@ -46,8 +46,16 @@ def partial_file(path: Path, *, replace: bool) -> Iterator[Path]:
         except OSError as error:
             raise TargetIOError(f"{path}: naming the finished file failed: {error}") from error
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
+        try:
+            _remove(partial)
+        except KeyboardInterrupt:
+            _remove(partial)
+            raise
+
+
+def _remove(partial: Path) -> None:
+    with contextlib.suppress(OSError):
+        partial.unlink(missing_ok=True)
 
 
 def _publish(partial: Path, target: Path, *, replace: bool) -> None:
