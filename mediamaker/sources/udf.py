@@ -59,6 +59,7 @@ from mediamaker.units import KIB, MIB, format_range
 
 ENTRY_COUNT_MAX = 200_000
 DIRECTORY_SIZE_MAX = 64 * MIB
+"""Of one image together."""
 DEPTH_MAX = 128
 ALLOCATION_COUNT_MAX = 1_000_000
 """Of one image together; a file of 100 GiB in one piece needs 101."""
@@ -82,6 +83,7 @@ class _Walk:
     reader: SourceReader
     partition_starts: tuple[int, ...] = ()
     allocation_count: int = 0
+    directory_size: int = 0
     entries: list[Entry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -95,6 +97,18 @@ class _Walk:
                 f"{what}: it lies at {format_range(offset, offset + size)}, past the end of the "
                 f"image at {self.file.size:#x}: {offset + size - self.file.size} bytes are missing",
                 hint="download or copy the image again",
+            )
+
+    def count_directory(self, size: int, what: str) -> None:
+        """Extents may overlap, so that a small image could have us read names for hours."""
+        if size > DIRECTORY_SIZE_MAX:
+            raise FormatError(f"{what}: a directory of {size} bytes, at most {DIRECTORY_SIZE_MAX}")
+        self.directory_size += size
+        size_max = min(DIRECTORY_SIZE_MAX, self.file.size)
+        if self.directory_size > size_max:
+            raise FormatError(
+                f"{what}: with it the directories have {self.directory_size} bytes, at most "
+                f"{size_max} are possible in this image"
             )
 
     def partition_offset(self, allocation: Allocation, what: str) -> int:
@@ -208,10 +222,7 @@ def _walk_directories(walk: _Walk, root: Allocation) -> None:
     while queue:
         path, icb, directory = queue.popleft()
         what = _describe(walk, path)
-        if directory.size > DIRECTORY_SIZE_MAX:
-            raise FormatError(
-                f"{what}: a directory of {directory.size} bytes, at most {DIRECTORY_SIZE_MAX}"
-            )
+        walk.count_directory(directory.size, what)
         pieces = _resolve_pieces(walk, icb, directory, what)
         data = walk.reader.read_pieces(pieces, 0, directory.size)
         for child in parse_directory(data, what=what):

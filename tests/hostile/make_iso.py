@@ -87,6 +87,20 @@ def directory_twice() -> bytes:
     return image.set_root(*names).build()
 
 
+def directories_of_the_same_bytes() -> bytes:
+    """Each extent of each directory is the same run of deleted names."""
+    image = UdfImage()
+    run = file_identifier(b"\x08", ROOT_ENTRY, FID_DELETED) * 1024
+    block = image.allocate(run)
+    names = []
+    for name in "abcdefgh":
+        entry = image.add_entry(
+            len(run) * 200, short_ad(block, len(run)) * 200, file_type=DIRECTORY
+        )
+        names.append(file_identifier(name8(name), entry, FID_DIRECTORY))
+    return image.set_root(*names).build()
+
+
 def deep() -> bytes:
     image = UdfImage()
     entries = [image.allocate() for _ in range(200)]
@@ -183,6 +197,7 @@ CASES: dict[str, Callable[[], bytes]] = {
     "udf-loop-to-root": lambda: loop_to("root"),
     "udf-loop": lambda: loop_to("itself"),
     "udf-directory-twice": directory_twice,
+    "udf-directories-overlap": directories_of_the_same_bytes,
     "udf-deep": deep,
     "udf-directory-absurd": lambda: with_root(b"", 1 << 62),
     "udf-directory-garbage": lambda: with_root(b"\x55" * 200),
