@@ -99,6 +99,8 @@ def parse_chunk_table(
                 f"{what}: expected {size} bytes as they are, got {resource.size_in_wim}"
             )
         return ChunkTable("none", _PLAIN_CHUNK_SIZE, size, None)
+    if not size:
+        raise FormatError(f"{what}: expected a compressed resource of bytes, got one of none")
     chunk_size = chunk_size or CHUNK_SIZE_DEFAULT
     _check_codec(compression, chunk_size, what)
     table_size = chunk_table_size(resource, chunk_size)

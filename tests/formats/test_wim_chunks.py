@@ -127,3 +127,10 @@ def test_whatever_the_table_says_chunks_lie_inside(data, size_in_wim, size):
     assert sum(chunk.size for chunk in table) == size
     assert all(chunk.offset + chunk.stored_size <= size_in_wim for chunk in table)
     assert all(1 <= chunk.stored_size <= chunk.size for chunk in table)
+
+
+def test_a_compressed_resource_of_no_bytes_has_no_chunks():
+    """Found by tests/fuzz/fuzz_wim_chunks.py: it had a table without a first chunk."""
+    resource = ResourceHeader(3, ResourceFlag.COMPRESSED, 0, 0)
+    with pytest.raises(FormatError, match="got one of none"):
+        parse_chunk_table(b"abc", resource, compression="LZX", chunk_size=32768)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from collections.abc import Callable
 
@@ -151,6 +152,25 @@ def what_is_left_out() -> bytes:
     return image.set_root(gone, file_identifier(name8("link"), link)).build()
 
 
+def iso9660_directories_of_the_same_bytes() -> bytes:
+    """Each directory goes on to the end, and thus holds all that follow it."""
+    first, count, last = 60, 10, 160
+    image = Iso9660Image(volume_blocks=last)
+    names = (f"{number:06}".encode() for number in itertools.count())
+    for block in range(first, last):
+        image.blocks[block] = b"".join(
+            directory_record(name, 25, 6) for name in itertools.islice(names, 50)
+        )
+    image.directories = {
+        ROOT: [
+            directory_record(b"D%d" % block, block, (last - block) * BLOCK, FLAG_DIRECTORY)
+            for block in range(first, first + count)
+        ],
+        **{block: [] for block in range(first, first + count)},
+    }
+    return image.build()
+
+
 def iso9660_loop() -> bytes:
     image = good_iso9660()
     image.directories[24] = [directory_record(b"BACK", ROOT, BLOCK, FLAG_DIRECTORY)]
@@ -246,6 +266,7 @@ CASES: dict[str, Callable[[], bytes]] = {
         root_size=48 << 20, file_blocks=1 << 15, volume_blocks=1 << 15
     ).build(),
     "iso9660-loop": iso9660_loop,
+    "iso9660-directories-overlap": iso9660_directories_of_the_same_bytes,
     "iso9660-past-end": lambda: with_records(directory_record(b"FILE.;1", 30, 1 << 30)),
     "iso9660-far": lambda: with_records(directory_record(b"FILE.;1", 1 << 31, 9)),
     "iso9660-interleaved": lambda: with_records(directory_record(b"FILE.;1", 30, 99, unit=1)),
