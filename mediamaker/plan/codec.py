@@ -35,9 +35,12 @@ from mediamaker.plan.geometry import Geometry
 from mediamaker.plan.model import Plan, PlannedPartition
 from mediamaker.plan.request import Layout
 from mediamaker.sources.identity import SourceFile
+from mediamaker.units import MIB
 
 FORMAT = "mediamaker-plan"
 FORMAT_VERSION = 1
+LITERALS_SIZE_MAX = 256 * MIB
+"""All literals together, unpacked: file tables of the largest disks have some tens of MiB."""
 
 Json = dict[str, Any]
 
@@ -118,7 +121,7 @@ def _plan_from_json(data: Any) -> Plan:
             f"expected {FORMAT} version {FORMAT_VERSION}, "
             f"got {data['format']} version {data['format_version']}"
         )
-    literals = {name: _unpack_literal(name, text) for name, text in data["literals"].items()}
+    literals = _unpack_literals(data["literals"])
     plan = Plan(
         plan_id=str(data["plan_id"]),
         geometry=Geometry(**{key: int(value) for key, value in data["geometry"].items()}),
@@ -222,6 +225,17 @@ def _source_from_json(item: Json, literals: dict[str, bytes]) -> Source:
             return Unwritten()
         case other:
             raise FormatError(f"a source of the unknown kind {other!r}")
+
+
+def _unpack_literals(items: dict[str, str]) -> dict[str, bytes]:
+    literals: dict[str, bytes] = {}
+    size = 0
+    for name, text in items.items():
+        literals[name] = _unpack_literal(name, text)
+        size += len(literals[name])
+        if size > LITERALS_SIZE_MAX:
+            raise FormatError(f"the literals are over {LITERALS_SIZE_MAX} bytes together")
+    return literals
 
 
 def _unpack_literal(name: str, text: str) -> bytes:

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
+import base64
+import hashlib
 import json
+import zlib
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mediamaker.errors import MediaError
+from mediamaker.errors import FormatError, MediaError
 from mediamaker.extents import ExtentMapBuilder, FileRange, Literal, Unwritten, Zeros
+from mediamaker.plan import codec
 from mediamaker.plan.codec import compute_plan_id, plan_from_json, plan_to_json
 from mediamaker.plan.geometry import Geometry
 from mediamaker.plan.model import Plan, PlannedPartition
@@ -115,3 +119,15 @@ def test_the_dry_run_shows_the_disk():
     assert len(bar) == 66
     assert "." in bar
     assert text == show_plan(replace(make_plan()))
+
+
+def test_literals_are_bounded_together(monkeypatch):
+    """Each may unpack to a thousand times its size; 2 MB of JSON took 2 GB of memory."""
+    monkeypatch.setattr(codec, "LITERALS_SIZE_MAX", 1000)
+    data = plan_to_json(make_plan())
+    assert plan_from_json(data) == make_plan()
+    other = bytes(600)
+    text = base64.b64encode(zlib.compress(other)).decode()
+    data["literals"][hashlib.sha256(other).hexdigest()] = text
+    with pytest.raises(FormatError, match="literals are over 1000 bytes together"):
+        plan_from_json(data)
