@@ -17,7 +17,7 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, assert_never
 
 from mediamaker.errors import FormatError, MediaError
@@ -130,7 +130,7 @@ def _plan_from_json(data: Any) -> Plan:
         commit=tuple((int(start), int(end)) for start, end in data["commit"]),
         sources=tuple(_source_file_from_json(item) for item in data["sources"]),
         identities={str(key): str(value) for key, value in data["identities"].items()},
-        partitions=tuple(PlannedPartition(**item) for item in data["partitions"]),
+        partitions=tuple(_partition_from_json(item) for item in data["partitions"]),
         boots=tuple(map(str, data["boots"])),
         notes=tuple(map(str, data["notes"])),
         warnings=tuple(map(str, data["warnings"])),
@@ -201,6 +201,15 @@ def _source_file_from_json(item: Json) -> SourceFile:
     if not is_sound or not all(type(number) is int for number in numbers):
         raise FormatError(f"sources: {str(item)[:200]} is no file")
     return file
+
+
+def _partition_from_json(item: Json) -> PlannedPartition:
+    partition = PlannedPartition(**item)
+    for member in fields(partition):
+        value = getattr(partition, member.name)
+        if type(value).__name__ != member.type or (type(value) is int and value < 0):
+            raise FormatError(f"partitions: {member.name!r}: {str(value)[:200]!r} can't be it")
+    return partition
 
 
 def _extent_from_json(item: Json, literals: dict[str, bytes]) -> Extent:

@@ -131,3 +131,14 @@ def test_literals_are_bounded_together(monkeypatch):
     data["literals"][hashlib.sha256(other).hexdigest()] = text
     with pytest.raises(FormatError, match="literals are over 1000 bytes together"):
         plan_from_json(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("start", "1"), ("size", -1), ("is_active", 1), ("number", [])]
+)
+def test_partitions_of_other_types_are_refused(name, value):
+    """Found by tests/fuzz/fuzz_codec_json.py: such a plan could not be shown."""
+    data = plan_to_json(make_plan())
+    data["partitions"][0][name] = value
+    with pytest.raises(FormatError, match=f"partitions: '{name}'"):
+        plan_from_json(data)
