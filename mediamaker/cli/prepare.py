@@ -27,7 +27,8 @@ from mediamaker.sources.reader import SourceReader
 from mediamaker.sources.wim import read_wim
 from mediamaker.sources.wim_solid import read_solid_tables
 from mediamaker.units import format_size
-from mediamaker.wim.prepare import default_cache_dir, prepare_install_wim
+from mediamaker.wim.prepare import prepare_install_wim
+from mediamaker.wim.prepare_cache import default_cache_dir
 
 _FAT32_ONLY = (Layout.MBR_FAT32, Layout.GPT_FAT32)
 

@@ -17,10 +17,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import IntFlag
-from typing import Literal, NamedTuple, NoReturn
+from typing import NoReturn
 
 from mediamaker.errors import FormatError, UsageError
+from mediamaker.formats.wim_entry import (
+    ZERO_SHA1,
+    FileAttribute,
+    MetadataEntry,
+    is_bad_name,
+    show_name,
+    sort_streams,
+)
 from mediamaker.units import MIB, align_up
 
 METADATA_SIZE_MAX = 512 * MIB
@@ -31,7 +38,6 @@ PATH_LENGTH_MAX = 32767
 
 NO_SECURITY = -1
 
-_ZERO_SHA1 = bytes(20)
 _LINK_OR_TAG = struct.Struct("<Q")
 _SECURITY = struct.Struct("<II")
 
@@ -43,103 +49,6 @@ _ENTRY_BRIEF = struct.Struct("<QI4xQ16x24x20s12xHHH")
 _STREAM = struct.Struct("<Q8x20sH")
 _ENTRY_SIZE = _ENTRY.size
 _END_SIZE = 8
-
-StreamKind = Literal["data", "reparse", "encrypted"]
-
-
-class FileAttribute(IntFlag):
-    """The attributes that change what an entry is."""
-
-    READONLY = 0x1
-    HIDDEN = 0x2
-    SYSTEM = 0x4
-    DIRECTORY = 0x10
-    ARCHIVE = 0x20
-    REPARSE_POINT = 0x400
-    COMPRESSED = 0x800
-    ENCRYPTED = 0x4000
-
-
-REPARSE_TAG_MOUNT_POINT = 0xA0000003
-REPARSE_TAG_SYMLINK = 0xA000000C
-
-
-class MetadataStream(NamedTuple):
-    """Content of an entry: ``name`` is empty for the file's own; a zero ``sha1`` is no bytes."""
-
-    name: str
-    kind: StreamKind
-    sha1: bytes
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it has no bytes, and so no blob."""
-        return self.sha1 == _ZERO_SHA1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MetadataEntry:
-    """One name of an image's tree. Times are in 100 ns since 1601.
-
-    ``offset`` and ``children_offset`` are places in the resource; entries of one file that has
-    several names share a ``hard_link_group`` that is not 0.
-    """
-
-    parent: MetadataEntry | None
-    name: str
-    short_name: str
-    attributes: int
-    security_id: int
-    creation_time: int
-    access_time: int
-    write_time: int
-    streams: tuple[MetadataStream, ...]
-    hard_link_group: int
-    reparse_tag: int
-    offset: int
-    children_offset: int
-    path_length: int
-
-    @property
-    def is_directory(self) -> bool:
-        """Whether it may have children; a junction is a directory too."""
-        return bool(self.attributes & FileAttribute.DIRECTORY)
-
-    @property
-    def is_link(self) -> bool:
-        """A symbolic link or a junction: its reparse data names another place."""
-        return self.reparse_tag in (REPARSE_TAG_SYMLINK, REPARSE_TAG_MOUNT_POINT)
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The names from below the root down to this one; none for the root."""
-        names: list[str] = []
-        entry: MetadataEntry = self
-        while entry.parent is not None:
-            names.append(entry.name)
-            entry = entry.parent
-        return tuple(reversed(names))
-
-    @property
-    def path(self) -> str:
-        """``/Windows/explorer.exe``; ``/`` for the root."""
-        return "/" + "/".join(self.parts)
-
-    @property
-    def data(self) -> MetadataStream | None:
-        """The unnamed content; None when it has no bytes."""
-        return self._first("data") or self._first("encrypted")
-
-    @property
-    def reparse_data(self) -> MetadataStream | None:
-        """What a reparse point holds behind its tag and length."""
-        return self._first("reparse")
-
-    def _first(self, kind: StreamKind) -> MetadataStream | None:
-        for stream in self.streams:
-            if stream.kind == kind and not stream.name and not stream.is_empty:
-                return stream
-        return None
 
 
 @dataclass(slots=True)
@@ -252,7 +161,7 @@ class WimMetadata:
                 if name in names:
                     self._raise(f"the name {show_name(name)!r} is there twice")
                 names.add(name)
-                if sha1 != _ZERO_SHA1:
+                if sha1 != ZERO_SHA1:
                     yield sha1
                 if stream_count:
                     sha1s, end = self._stream_sha1s(end, stream_count, budget)
@@ -271,7 +180,7 @@ class WimMetadata:
         for _ in range(count):
             length, sha1, name_size = self._stream_at(offset, budget)
             self._text(offset + _STREAM.size, name_size, offset, length)
-            if sha1 != _ZERO_SHA1:
+            if sha1 != ZERO_SHA1:
                 sha1s.append(sha1)
             offset += length
         return sha1s, offset
@@ -288,7 +197,7 @@ class WimMetadata:
             short_name = self._text(position, short_size, offset, length)
         else:
             short_name = name
-        if _is_bad_name(name) or _is_bad_name(short_name):
+        if is_bad_name(name) or is_bad_name(short_name):
             self._raise(f"the name {show_name(name)!r} could lead out of its directory")
         return attributes, children, sha1, stream_count, name
 
@@ -352,7 +261,7 @@ class WimMetadata:
 
     def _check_name(self, entry: MetadataEntry) -> None:
         for name in (entry.name, entry.short_name):
-            if name and _is_bad_name(name):
+            if name and is_bad_name(name):
                 self._raise(f"the name {show_name(name)!r} could lead out of its directory", entry)
         if not entry.name:
             self._raise("an entry without a name", entry.parent)
@@ -427,7 +336,7 @@ class WimMetadata:
             creation_time=creation_time,
             access_time=access_time,
             write_time=write_time,
-            streams=_sort_streams(streams, attributes),
+            streams=sort_streams(streams, attributes),
             hard_link_group=0 if is_reparse else link_group,
             reparse_tag=link_group & 0xFFFFFFFF if is_reparse else 0,
             offset=offset,
@@ -452,35 +361,3 @@ class WimMetadata:
             if entry is None
             else f"{where}: {show_name(entry.path[-400:])!r}: {message}"
         )
-
-
-def _is_bad_name(name: str) -> bool:
-    return name in ("", ".", "..") or "/" in name or "\0" in name
-
-
-def show_name(name: str) -> str:
-    """``name`` as it can be printed: half a surrogate pair as an escape."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _sort_streams(streams: list[tuple[str, bytes]], attributes: int) -> tuple[MetadataStream, ...]:
-    """Say what each stream is.
-
-    The first unnamed one with content is a reparse point's data, the next one the file's own.
-    """
-    sorted_streams: list[MetadataStream] = []
-    wants_reparse = bool(attributes & FileAttribute.REPARSE_POINT)
-    wants_data = True
-    data_kind: StreamKind = "encrypted" if attributes & FileAttribute.ENCRYPTED else "data"
-    for name, sha1 in streams:
-        if name:
-            sorted_streams.append(MetadataStream(name, "data", sha1))
-        elif sha1 == _ZERO_SHA1:
-            continue
-        elif wants_reparse:
-            sorted_streams.append(MetadataStream("", "reparse", sha1))
-            wants_reparse = False
-        elif wants_data:
-            sorted_streams.append(MetadataStream("", data_kind, sha1))
-            wants_data = False
-    return tuple(sorted_streams)

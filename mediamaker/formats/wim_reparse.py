@@ -11,7 +11,7 @@ import struct
 from typing import NamedTuple
 
 from mediamaker.errors import FormatError
-from mediamaker.formats.wim_metadata import REPARSE_TAG_MOUNT_POINT, REPARSE_TAG_SYMLINK
+from mediamaker.formats.wim_entry import REPARSE_TAG_MOUNT_POINT, REPARSE_TAG_SYMLINK
 
 REPARSE_DATA_SIZE_MAX = 16 * 1024
 

@@ -28,7 +28,8 @@ from mediamaker.errors import (
 )
 from mediamaker.execute.interrupts import check_cancelled
 from mediamaker.execute.progress import OnEvent, Phase, ProgressMeter, ignore_event
-from mediamaker.formats.wim_metadata import MetadataEntry, MetadataStream, WimMetadata, show_name
+from mediamaker.formats.wim_entry import MetadataEntry, MetadataStream, show_name
+from mediamaker.formats.wim_metadata import WimMetadata
 from mediamaker.formats.wim_solid import blob_size
 from mediamaker.wim.parts import WimParts
 from mediamaker.wim.tree import copy_stream, open_image, read_link_target, unix_time_ns

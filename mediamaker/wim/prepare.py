@@ -14,60 +14,52 @@ removed afterwards. All is done under a lock, and nothing has its name before it
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
-import hashlib
 import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mediamaker.errors import (
     NotRepresentableError,
     SourceError,
     TargetIOError,
     TargetRefusedError,
-    TargetTooSmallError,
     UsageError,
 )
 from mediamaker.execute.interrupts import check_cancelled
 from mediamaker.execute.progress import Notice, OnEvent, Phase, ProgressMeter
 from mediamaker.extents import FileRange, Piece, coalesce_pieces
-from mediamaker.formats.wim import pack_wim_header
-from mediamaker.formats.wim_blobs import SOLID_RESOURCE_MARK
 from mediamaker.sources.reader import SourceReader
 from mediamaker.sources.wim import WimFile, read_wim
-from mediamaker.units import KIB, MIB, format_size
+from mediamaker.units import MIB
 from mediamaker.wim.meter import WimMeter
 from mediamaker.wim.output import open_outputs
+from mediamaker.wim.prepare_cache import (
+    PREPARED_ENCODING,
+    find_finished,
+    locked,
+    make_key,
+    make_record,
+    measure_cache,
+    remove_leftovers,
+)
+from mediamaker.wim.prepare_estimate import (
+    PrepareEstimate,
+    announce,
+    check_room,
+    is_whole_file,
+    make_estimate,
+)
 from mediamaker.wim.savings import read_wim_file
-from mediamaker.wim.writing import Encoding, ImageSource, write_images
-
-FORMAT_VERSION: Final = 1
-"""Counts up when what is prepared from the same source becomes something else."""
-
-PREPARED_ENCODING: Final = Encoding(compression="LZX", chunk_size=32 * KIB, level=20)
-"""The quick level: 3 % larger than the usual one, in a fifth of the time."""
-
-DECODE_BYTES_PER_SECOND: Final = 80 * MIB
-COMPRESS_BYTES_PER_SECOND: Final = 40 * MIB
-"""Of one core, raw bytes: LZMS decoding (which libwim does in one thread) and LZX:20, as measured
-on a 2.x GHz virtual core. Good for saying "about 2 minutes" before the real speed is known."""
-
-_RATIO: Final = 0.5
-"""What of the raw size LZX takes at most, for Windows images: 0.36 is usual."""
-
-_LZMS_TO_LZX: Final = 1.5
-"""How much larger LZX is than solid LZMS: 1.48 was measured with a boot.wim."""
+from mediamaker.wim.writing import ImageSource, write_images
 
 _COPY_SIZE: Final = 64 * MIB
-_WAIT_SECONDS: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,60 +72,6 @@ class PreparedWim:
     size_before: int
     size_after: int
     cache_size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareEstimate:
-    """What preparing would take: nothing if ``is_cached``."""
-
-    is_cached: bool
-    raw_size: int
-    output_size: int
-    copy_size: int
-    available_size: int
-    seconds: float
-
-    @property
-    def needed_size(self) -> int:
-        """Bytes of the cache's file system."""
-        return self.output_size + self.copy_size
-
-
-def default_cache_dir(environment: Mapping[str, str] | None = None) -> Path:
-    """``$XDG_CACHE_HOME/mediamaker/prepared``, by default below ``~/.cache``."""
-    variables = os.environ if environment is None else environment
-    base = variables.get("XDG_CACHE_HOME", "")
-    # The specification has paths that are not absolute ignored.
-    cache_home = Path(base) if base.startswith("/") else Path.home() / ".cache"
-    return cache_home / "mediamaker" / "prepared"
-
-
-def measure_cache(cache_dir: Path) -> int:
-    """Bytes that finished files in the cache take."""
-    total = 0
-    for path in cache_dir.glob("*.wim"):
-        with contextlib.suppress(OSError):
-            total += path.stat().st_size
-    return total
-
-
-def clear_cache(cache_dir: Path) -> int:
-    """Remove what the cache holds; how many bytes that were.
-
-    Raises:
-        TargetRefusedError: it can't be removed.
-    """
-    if not cache_dir.is_dir():
-        return 0
-    with _locked(cache_dir, cancel=None, on_event=None):
-        size = measure_cache(cache_dir)
-        try:
-            for path in (*cache_dir.glob("*.wim"), *cache_dir.glob("*.json")):
-                path.unlink(missing_ok=True)
-        except OSError as error:
-            raise TargetRefusedError(f"{error.filename}: {error.strerror}") from error
-        _remove_leftovers(cache_dir)
-    return size
 
 
 def estimate_preparation(
@@ -152,8 +90,8 @@ def estimate_preparation(
     """
     wim = read_wim(pieces, size, reader, what)
     chosen = _check_images(wim, images, what)
-    is_cached = _find_finished(cache_dir, _make_key(wim, chosen)) is not None
-    return _estimate(wim, chosen, pieces, cache_dir, is_cached=is_cached)
+    is_cached = find_finished(cache_dir, make_key(wim, chosen)) is not None
+    return make_estimate(wim, chosen, pieces, cache_dir, is_cached=is_cached)
 
 
 def prepare_install_wim(
@@ -178,7 +116,7 @@ def prepare_install_wim(
     started = time.monotonic()
     wim = read_wim(pieces, size, reader, what)
     chosen = _check_images(wim, images, what)
-    key = _make_key(wim, chosen)
+    key = make_key(wim, chosen)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -186,14 +124,14 @@ def prepare_install_wim(
             f"{cache_dir}: can't be made: {error.strerror}",
             hint="set XDG_CACHE_HOME to a directory that you may write to",
         ) from error
-    with _locked(cache_dir, cancel=cancel, on_event=on_event):
-        _remove_leftovers(cache_dir)
-        path = _find_finished(cache_dir, key)
+    with locked(cache_dir, cancel=cancel, on_event=on_event):
+        remove_leftovers(cache_dir)
+        path = find_finished(cache_dir, key)
         is_cached = path is not None
         if path is None:
-            estimate = _estimate(wim, chosen, pieces, cache_dir, is_cached=False)
-            _check_room(estimate, cache_dir, what)
-            on_event(Notice(_announce(estimate, chosen, wim, what)))
+            estimate = make_estimate(wim, chosen, pieces, cache_dir, is_cached=False)
+            check_room(estimate, cache_dir, what)
+            on_event(Notice(announce(estimate, chosen, wim, what)))
             path = cache_dir / f"{key}.wim"
             with _as_file(
                 pieces, size, reader, cache_dir, on_event=on_event, cancel=cancel
@@ -230,53 +168,13 @@ def _write(
             partial_path = partial
             source = ImageSource(path=source_path, images=images)
             write_images([source], partial, PREPARED_ENCODING, threads=threads, meter=meter)
-            record = json.dumps(_record(read_wim_file(partial)))
+            record = json.dumps(make_record(read_wim_file(partial)))
             partial_record.write_text(record, encoding="ascii")
     except SourceError as error:
         detail = error.message.removeprefix("the new WIM: ").removeprefix("writing ")
         detail = detail.replace(str(source_path), what).replace(f"{partial_path}: ", "")
         error.message = f"{what}: can't be made non-solid: {detail}"
         raise
-
-
-def _record(wim: WimFile) -> dict[str, Any]:
-    return {
-        "format_version": FORMAT_VERSION,
-        "size": wim.size,
-        "tables_sha256": _digest_tables(wim),
-    }
-
-
-def _find_finished(cache_dir: Path, key: str) -> Path | None:
-    """The finished file, if it still is what its record says: size, header and tables."""
-    path = cache_dir / f"{key}.wim"
-    try:
-        record = json.loads((cache_dir / f"{key}.json").read_text(encoding="ascii"))
-        if path.stat().st_size != record["size"]:
-            return None
-        return path if _record(read_wim_file(path)) == record else None
-    except (OSError, ValueError, KeyError, TypeError, SourceError):
-        return None
-
-
-def _digest_tables(wim: WimFile) -> str:
-    digest = hashlib.sha256(pack_wim_header(wim.header))
-    digest.update(wim.blobs.data)
-    digest.update(wim.xml)
-    return digest.hexdigest()
-
-
-def _make_key(wim: WimFile, images: tuple[int, ...]) -> str:
-    """Whatever changes the result changes this."""
-    encoding = PREPARED_ENCODING
-    parts = {
-        "format_version": FORMAT_VERSION,
-        "size": wim.size,
-        "tables_sha256": _digest_tables(wim),
-        "images": images,
-        "encoding": [encoding.compression, encoding.chunk_size, encoding.level],
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 
 def _check_images(wim: WimFile, images: tuple[int, ...] | None, what: str) -> tuple[int, ...]:
@@ -295,97 +193,6 @@ def _check_images(wim: WimFile, images: tuple[int, ...] | None, what: str) -> tu
     return chosen
 
 
-def _estimate(
-    wim: WimFile,
-    images: tuple[int, ...],
-    pieces: Sequence[Piece],
-    cache_dir: Path,
-    *,
-    is_cached: bool,
-) -> PrepareEstimate:
-    raw_size = _raw_size(wim, images)
-    core_count = os.cpu_count() or 1
-    decode = raw_size / DECODE_BYTES_PER_SECOND
-    compress = raw_size / COMPRESS_BYTES_PER_SECOND
-    return PrepareEstimate(
-        is_cached=is_cached,
-        raw_size=raw_size,
-        output_size=0 if is_cached else _guess_output_size(wim, raw_size),
-        copy_size=0 if is_cached or _whole_file(pieces) else wim.size,
-        available_size=_available(cache_dir),
-        seconds=0.0 if is_cached else max(decode, (decode + compress) / core_count),
-    )
-
-
-def _guess_output_size(wim: WimFile, raw_size: int) -> int:
-    """Half of the raw size, or more where the source itself could not be made that small."""
-    every_image = tuple(range(1, len(wim.images) + 1))
-    stored_size = wim.size * raw_size // max(1, _raw_size(wim, every_image))
-    from_stored = min(raw_size, int(stored_size * _LZMS_TO_LZX))
-    return max(int(raw_size * _RATIO), from_stored) + MIB
-
-
-def _raw_size(wim: WimFile, images: tuple[int, ...]) -> int:
-    """Raw bytes of all blobs, or what the XML says of the images if that is less."""
-    solid_bit = 1 << 60
-    blobs = sum(
-        (row[0] & ((1 << 56) - 1)) if row[0] & solid_bit else row[2]
-        for row in wim.blobs.rows()
-        if not (row[0] & solid_bit and row[2] == SOLID_RESOURCE_MARK)
-    )
-    sizes = [wim.images[number - 1].total_bytes for number in images]
-    if any(size is None for size in sizes):
-        return blobs
-    return min(blobs, sum(size for size in sizes if size is not None))
-
-
-def _check_room(estimate: PrepareEstimate, cache_dir: Path, what: str) -> None:
-    if estimate.needed_size <= estimate.available_size:
-        return
-    copy = (
-        f" ({format_size(estimate.copy_size)} of it for a copy while it works)"
-        if estimate.copy_size
-        else ""
-    )
-    raise TargetTooSmallError(
-        f"{cache_dir}: preparing {what} needs about {format_size(estimate.needed_size)}{copy}, "
-        f"{format_size(estimate.available_size)} are free",
-        needed_size=estimate.needed_size,
-        available_size=estimate.available_size,
-        hint="choose fewer images with --images, or set XDG_CACHE_HOME to a roomier place",
-    )
-
-
-def _announce(estimate: PrepareEstimate, images: tuple[int, ...], wim: WimFile, what: str) -> str:
-    minutes = max(1, round(estimate.seconds / 60))
-    which = (
-        "all images" if len(images) == len(wim.images) else f"images {images}".replace(",)", ")")
-    )
-    return (
-        f"{what} can't be split as it is, so {which} are compressed again: "
-        f"{format_size(estimate.raw_size)} of contents, about {minutes} min, up to "
-        f"{format_size(estimate.needed_size)} of {format_size(estimate.available_size)} free; "
-        "kept for the next stick"
-    )
-
-
-def _available(cache_dir: Path) -> int:
-    place = cache_dir
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    status = os.statvfs(place)
-    return status.f_bavail * status.f_frsize
-
-
-def _whole_file(pieces: Sequence[Piece]) -> bool:
-    """Whether the WIM may be a file of its own: one range from its first byte on."""
-    match coalesce_pieces(pieces):
-        case (Piece(source=FileRange(offset=0)),):
-            return True
-        case _:
-            return False
-
-
 @contextmanager
 def _as_file(
     pieces: Sequence[Piece],
@@ -398,7 +205,7 @@ def _as_file(
 ) -> Iterator[Path]:
     """A path by which libwim finds exactly the WIM's bytes, for the length of the block."""
     runs = coalesce_pieces(pieces)
-    if _whole_file(runs):
+    if is_whole_file(runs):
         match runs[0].source:
             case FileRange(source_id):
                 with reader.opened(source_id) as descriptor:
@@ -476,40 +283,3 @@ def _write_all(target: int, data: bytes, position: int) -> None:
     while view:
         count = os.pwrite(target, view, position)
         view, position = view[count:], position + count
-
-
-@contextmanager
-def _locked(
-    cache_dir: Path, *, cancel: threading.Event | None, on_event: OnEvent | None
-) -> Iterator[None]:
-    """One at a time; who waits is told so, and finds the other's result afterwards."""
-    path = cache_dir / ".lock"
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise TargetRefusedError(
-            f"{path}: {error.strerror}",
-            hint="set XDG_CACHE_HOME to a directory that you may write to",
-        ) from error
-    try:
-        is_told = False
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not is_told and on_event is not None:
-                    on_event(Notice("another mediamaker is preparing a WIM; waiting for it"))
-                is_told = True
-            check_cancelled(cancel)
-            time.sleep(_WAIT_SECONDS)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_leftovers(cache_dir: Path) -> None:
-    """What a killed run left; called under the lock, so nobody is using it."""
-    for path in (*cache_dir.glob(".*.partial*"), cache_dir / ".source.wim"):
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)

@@ -8,12 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from mediamaker.errors import FormatError, UsageError
-from mediamaker.formats.wim_metadata import (
-    MetadataEntry,
-    MetadataStream,
-    WimMetadata,
-    show_name,
-)
+from mediamaker.formats.wim_entry import MetadataEntry, MetadataStream, show_name
+from mediamaker.formats.wim_metadata import WimMetadata
 from mediamaker.formats.wim_reparse import (
     REPARSE_DATA_SIZE_MAX,
     LinkTarget,

@@ -10,14 +10,14 @@ import subprocess
 import pytest
 
 from mediamaker.errors import FormatError, UsageError
-from mediamaker.formats.wim_metadata import (
+from mediamaker.formats.wim_entry import (
     REPARSE_TAG_MOUNT_POINT,
     REPARSE_TAG_SYMLINK,
     FileAttribute,
     MetadataStream,
-    WimMetadata,
     show_name,
 )
+from mediamaker.formats.wim_metadata import WimMetadata
 from mediamaker.formats.wim_reparse import LinkTarget, parse_link_target
 from tests.hostile.make_wim_metadata import Node, good, pack
 

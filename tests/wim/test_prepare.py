@@ -19,14 +19,9 @@ from mediamaker.execute.progress import Notice, Phase, Progress, ignore_event
 from mediamaker.extents import FileRange, Piece
 from mediamaker.sources.identity import identify
 from mediamaker.sources.reader import SourceReader
-from mediamaker.wim import prepare
-from mediamaker.wim.prepare import (
-    clear_cache,
-    default_cache_dir,
-    estimate_preparation,
-    measure_cache,
-    prepare_install_wim,
-)
+from mediamaker.wim import prepare_estimate
+from mediamaker.wim.prepare import estimate_preparation, prepare_install_wim
+from mediamaker.wim.prepare_cache import clear_cache, default_cache_dir, measure_cache
 from tests.wim.wim_rig import assert_image_is, check, info, listing, make_tree, names, run
 
 
@@ -159,7 +154,7 @@ def test_too_little_room_says_how_much(esd, tmp_path, monkeypatch):
     assert not (tmp_path / "cache").exists()
     assert estimate.copy_size == source.size
     assert estimate.needed_size > estimate.copy_size
-    monkeypatch.setattr(prepare, "_available", lambda _: estimate.needed_size - 1)
+    monkeypatch.setattr(prepare_estimate, "available_size_of", lambda _: estimate.needed_size - 1)
     with pytest.raises(TargetTooSmallError) as caught:
         source.prepare(tmp_path / "cache")
     assert caught.value.needed_size == estimate.needed_size
