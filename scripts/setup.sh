@@ -14,7 +14,7 @@ packages=(
 )
 # judges (they read what we wrote), real hybrid media, and a kernel for guests with real disks
 test_packages=(
-    dosfstools e2fsprogs xfsprogs btrfs-progs exfatprogs ntfs-3g attr fdisk gdisk parted xorriso qemu-utils strace udev
+    file dosfstools e2fsprogs xfsprogs btrfs-progs exfatprogs ntfs-3g attr fdisk gdisk parted xorriso qemu-utils strace udev
     memtest86+ grub-rescue-pc debian-installer-12-netboot-amd64
     isolinux syslinux-common grub-efi-amd64-bin grub-common
     linux-image-amd64 busybox-static kmod
