@@ -28,6 +28,13 @@ from mediamaker.sources.wim_blobs import BlobReader
 from mediamaker.units import MIB
 from tests.fuzz import fuzz_udf_iso, fuzz_wim_chunks
 from tests.hostile import make_iso, make_wim
+from tests.hostile.iso9660_image import (
+    FLAG_ASSOCIATED,
+    FLAG_MORE,
+    ROOT,
+    Iso9660Image,
+    directory_record,
+)
 
 HOSTILE_SIZE_MAX = 50_000
 WIM_OPTIONS = {
@@ -63,11 +70,15 @@ def make_seeds():
             name: _run("genisoimage", "-o", "-", *options, tree)
             for name, options in ISO_OPTIONS.items()
         }
+        (tree / "1/2/3/4/5/6/7/8/9").mkdir(parents=True)
+        (tree / "1/2/3/4/5/6/7/8/9/relocated").write_bytes(b"far down")
+        isos["rockridge-deep"] = _run("genisoimage", "-o", "-", "-quiet", "-R", tree)
     hostile = {
         f"hostile-{name}": _join(make())
         for name, make in make_wim.CASES.items()
         if sum(piece.size for piece in make()) <= HOSTILE_SIZE_MAX
     }
+    isos["multi-extent"] = _multi_extent()
     packed = {name: fuzz_udf_iso.pack(image) for name, image in isos.items()}
     for name, make in make_iso.CASES.items():
         image = make()
@@ -83,6 +94,15 @@ def make_seeds():
         "fuzz_udf_iso": packed,
         "fuzz_codec_json": dict(_documents()),
     }
+
+
+def _multi_extent():
+    records = [
+        directory_record(b"FILE.;1", 25, 2048, FLAG_MORE),
+        directory_record(b"FILE.;1", 26, 100),
+        directory_record(b"FORK.;1", 26, 100, FLAG_ASSOCIATED),
+    ]
+    return Iso9660Image(directories={ROOT: records}, blocks={25: b"a", 26: b"b"}).build()
 
 
 def _run(*command):
