@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # The supported commands; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo check test bench bootfiles clean
+.PHONY: help setup setup-test demo check test bench real-trees solid-big bootfiles clean
 
 PYTHON := .venv/bin/python
 
@@ -31,6 +31,16 @@ test: setup-test ## everything: ruff, mypy --strict, tests, vm-tests
 
 bench: setup-test ## the benchmark table, measured here and now (benchmarks/README.md)
 	$(PYTHON) benchmarks/create.py
+	$(PYTHON) benchmarks/wim.py
+
+TREE := /usr
+SMALL_TREE := /usr/include
+
+real-trees: setup-test ## every wim verb on TREE (/usr), judged by wimlib-imagex, 7z, ntfs-3g, diff
+	scripts/wim_real_trees.sh $(TREE) $(SMALL_TREE)
+
+solid-big: setup-test ## create from an ISO with a solid install.wim over 4 GiB, parts judged, booted
+	$(PYTHON) vm-tests/solid_big.py
 
 bootfiles: setup ## assemble the boot programs again; their digests go into MANIFEST.toml
 	cd bootfiles && for name in mbr fat32-vbr; do \
