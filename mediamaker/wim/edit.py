@@ -22,6 +22,7 @@ from mediamaker.wim.writing import (
     Encoding,
     ImageSource,
     WrittenImage,
+    check_not_a_source,
     chosen_images,
     export_images,
     open_source_wim,
@@ -139,9 +140,8 @@ def export_to_wim(
         UsageError: no such image, a name that is taken, or several images for one new name.
     """
     meter = WimMeter(on_event, cancel=cancel)
+    check_not_a_source([source], path)
     before = [[read_wim_file(part) for part in (source.path, *source.part_paths)]]
-    if append and path.exists() and path.samefile(source.path):
-        raise UsageError(f"{path}: is the source itself")
     if append:
         before.append([read_wim_file(path)])
         with (

@@ -30,7 +30,13 @@ from mediamaker.units import KIB, MIB, format_size
 from mediamaker.wim.meter import WimMeter
 from mediamaker.wim.output import open_output
 from mediamaker.wim.savings import Savings, measure_savings, read_wim_file
-from mediamaker.wim.writing import Encoding, ImageSource, WrittenImage, write_images
+from mediamaker.wim.writing import (
+    Encoding,
+    ImageSource,
+    WrittenImage,
+    check_not_a_source,
+    write_images,
+)
 from mediamaker.wimlib.flags import WriteFlags
 
 Purpose = Literal["fat32", "network", "archive"]
@@ -73,7 +79,7 @@ def optimize_wim(
     """
     if not sources:
         raise UsageError("name at least one WIM to optimize")
-    _check_not_a_source(sources, path)
+    check_not_a_source(sources, path)
     meter = WimMeter(on_event, cancel=cancel)
     flags = WriteFlags.CHECK_INTEGRITY if integrity else WriteFlags.NO_CHECK_INTEGRITY
     ladder = _ladder(purpose, fit_size, solid=solid)
@@ -142,12 +148,3 @@ def _does_not_fit(path: Path, size: int, fit_size: int, purpose: Purpose) -> Not
         f"the {fit_size} that it must fit",
         hint=ways,
     )
-
-
-def _check_not_a_source(sources: Sequence[ImageSource], path: Path) -> None:
-    for source in sources:
-        for part in (source.path, *source.part_paths):
-            if path.exists() and part.exists() and path.samefile(part):
-                raise UsageError(
-                    f"{path}: is one of the sources", hint="write to another name, then rename"
-                )

@@ -97,6 +97,20 @@ def write_images(
         return tuple(written)
 
 
+def check_not_a_source(sources: Sequence[ImageSource], path: Path) -> None:
+    """A result in the place of a source would take what was not chosen with it.
+
+    Raises:
+        UsageError: ``path`` is the file of a source or of one of its parts.
+    """
+    for source in sources:
+        for part in (source.path, *source.part_paths):
+            if path.exists() and part.exists() and path.samefile(part):
+                raise UsageError(
+                    f"{path}: is one of the sources", hint="write to another name, then rename"
+                )
+
+
 def export_images(
     wim: Wim,
     dest: Wim,

@@ -117,8 +117,11 @@ def test_export_to_a_file_that_is_there(wim, tmp_path):
         export(wim, path, (2,), append=True, name="One")
     with pytest.raises(UsageError, match="one name for 2 images"):
         export(wim, path, (1, 2), append=True, name="x")
-    with pytest.raises(UsageError, match="is the source itself"):
-        export(wim, wim, (1,), append=True)
+    before = wim.read_bytes()
+    for how in ({"append": True}, {"replace_existing": True}):
+        with pytest.raises(UsageError, match="is one of the sources"):
+            export(wim, wim, (1,), **how)
+    assert wim.read_bytes() == before
 
 
 def test_a_file_that_somebody_else_changes_meanwhile_is_left_to_him(wim):
