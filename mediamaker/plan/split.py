@@ -90,8 +90,7 @@ def _check_splittable(wim: WimFile, stem: str) -> None:
         raise NotRepresentableError(
             f"{stem}: its blobs are compressed together (solid, as in an ESD), "
             "so it can't be split between them",
-            hint="make it non-solid first: wimlib-imagex export "
-            f"SOURCE all {stem}.wim --compress=LZX",
+            hint=f"make it non-solid first: mediamaker wim optimize SOURCE {stem}.wim",
         )
     check_whole(wim, stem)
 
@@ -105,7 +104,7 @@ def check_whole(wim: WimFile, stem: str) -> None:
     if wim.part_count != 1 or wim.header.flags & HeaderFlag.SPANNED:
         raise NotRepresentableError(
             f"{stem}: it is already split: part {wim.part_number} of {wim.part_count}",
-            hint=f"join the parts first: wimlib-imagex join {stem}.wim FIRST.swm OTHERS.swm...",
+            hint="join the parts first: mediamaker wim join",
         )
 
 
@@ -157,8 +156,8 @@ def _assign(wim: WimFile, part_size_max: int, stem: str, alignment: int) -> list
                     f"{stem}: the resource {table[rows[0]].sha1.hex()} has {stored_size} bytes; "
                     f"a part may have {part_size_max}, of which {part_size_max - fixed_size} "
                     "are for resources and their table, and a resource can't be divided",
-                    hint="if it compresses better it may fit: wimlib-imagex export SOURCE all "
-                    f"{stem}.wim --compress=LZX:100 --recompress",
+                    hint="if it compresses better it may fit: mediamaker wim optimize SOURCE "
+                    f"{stem}.wim --for network",
                 )
             check_part_count(len(parts) + 1, part_size_max, stem)
             parts.append(part)
@@ -179,8 +178,7 @@ def check_metadata_fits(wim: WimFile, size: int, part_size_max: int, stem: str) 
         raise NotRepresentableError(
             f"{stem}: the first part must hold the metadata of all {len(wim.images)} images, "
             f"which takes {size} bytes; a part may have {part_size_max}",
-            hint="keep fewer images: wimlib-imagex export SOURCE NUMBER "
-            f"{stem}.wim, once for each image",
+            hint=f"keep fewer images: mediamaker wim optimize SOURCE {stem}.wim --images 1,6",
         )
 
 
@@ -223,30 +221,34 @@ def _render(
     header: WimHeader,
     alignment: int,
 ) -> WimPart:
-    position = HEADER_SIZE
+    position, part_number = HEADER_SIZE, header.part_number
     blob_table = bytearray()
     # Padding before a run, and where in the source the run begins and ends.
     runs: list[tuple[int, int, int]] = []
-    last, last_end, last_place = (-1, 0), -1, 0
+    run_padding, run_start = 0, 0
+    last_start, last_is_metadata, last_end, last_place = -1, 0, -1, 0
     data, unpack, pack = wim.blobs.data, BLOB_ROW.unpack_from, BLOB_ROW.pack
     for index in content.rows:
         size_and_flags, start, uncompressed_size, _, references, sha1 = unpack(
             data, index * BLOB_ENTRY_SIZE
         )
         end = start + (size_and_flags & SIZE_IN_WIM_MAX)
-        this = (start, size_and_flags & _METADATA)
-        if this != last:
+        is_metadata = size_and_flags & _METADATA
+        if start != last_start or is_metadata != last_is_metadata:
             padding = (start - position) % alignment
             last_place = position + padding
             position = last_place + end - start
-            if runs and start == last_end:
-                runs[-1] = (*runs[-1][:2], end)
-            else:
-                runs.append((padding, start, end))
-        last, last_end = this, end
+            # A run is closed when it ends: most resources follow the one before.
+            if start != last_end or not run_start:
+                if run_start:
+                    runs.append((run_padding, run_start, last_end))
+                run_padding, run_start = padding, start
+        last_start, last_is_metadata, last_end = start, is_metadata, end
         blob_table += pack(
-            size_and_flags, last_place, uncompressed_size, header.part_number, references, sha1
+            size_and_flags, last_place, uncompressed_size, part_number, references, sha1
         )
+    if run_start:
+        runs.append((run_padding, run_start, last_end))
     table_place = header.blob_table._replace(
         offset=position, size_in_wim=len(blob_table), uncompressed_size=len(blob_table)
     )

@@ -171,7 +171,7 @@ def _check_parts(tree: SourceTree, entry: Entry, wim: WimFile) -> None:
         raise FormatError(
             f"{entry.path_text}: part {wim.part_number} of {wim.part_count} of a split WIM, "
             f"expected the whole one under this name",
-            hint=f"join the parts (wimlib-imagex join), or call them {stem}.swm, {stem}2.swm ...",
+            hint=f"join the parts (mediamaker wim join), or call them {stem}.swm, {stem}2.swm ...",
         )
     for number in range(2, wim.part_count + 1):
         name = f"{stem}{number}.swm"

@@ -115,7 +115,7 @@ def append_image(
     kind, survey = _look_at(request)
     meter = WimMeter(on_event, cancel=cancel)
     if not path.is_file():
-        raise SourceError(f"{path}: no such file", hint="capture to a new one without --append")
+        raise SourceError(f"{path}: no such file", hint="make a new one with wim capture")
     size_before = path.stat().st_size
     with changed_wim(path, meter, threads=threads) as wim:
         number = _add(wim, request, kind)

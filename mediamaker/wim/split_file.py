@@ -79,7 +79,7 @@ def split_wim_file(
                 f"{path}: its files are compressed together (solid, as in an ESD); cut into parts "
                 "as it is, Windows Setup was not seen to take it",
                 hint=f"make it non-solid first (mediamaker wim optimize {path} OUT.wim "
-                "--for fat32), or cut it all the same with --solid extents",
+                "--for fat32), or cut it all the same with --solid",
             )
         tables = read_solid_tables(wim, pieces, reader, str(path))
 
