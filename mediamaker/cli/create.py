@@ -26,6 +26,7 @@ from mediamaker.cli.session import (
 )
 from mediamaker.cli.terminal import printable
 from mediamaker.devices.disk import Disk
+from mediamaker.devices.file_target import check_image_place
 from mediamaker.devices.guard import (
     GuardContext,
     check_confirmation,
@@ -45,6 +46,7 @@ from mediamaker.extents import FileRange, Literal
 from mediamaker.plan.model import Plan
 from mediamaker.plan.show import show_picture
 from mediamaker.sources.identity import SourceFile
+from mediamaker.sources.kinds import Inspection
 from mediamaker.sources.reader import SourceReader
 from mediamaker.units import format_size
 
@@ -86,14 +88,22 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     is_device = is_device_target(args.target)
     if is_device:
         check_image_options(args)
-    session = open_session(args, output)
+
+    def check_target(inspection: Inspection) -> None:
+        if is_device:
+            disk = find_target_disk(args.target)
+            check_may_write(disk, _guard_context(args, needed_size=None))
+        else:
+            _check_not_a_source(args.target, inspection.tree.files)
+            check_image_place(args.target, replace=args.force)
+
+    session = open_session(args, output, check_target=check_target)
     sources = session.inspection.tree.files
     if args.receipt is not None:
         check_text_file(args.receipt, option="--receipt", sources=sources, target=args.target)
     if is_device:
         plan = _plan_device(args, output, session)
     else:
-        _check_not_a_source(args.target, sources)
         plan = session.plan(image_geometry(args, session))
         _announce(plan, session, output)
         _check_room(args.target, plan, output)
@@ -125,7 +135,7 @@ def _plan_device(args: argparse.Namespace, output: Output, session: Session) -> 
     """Plan for a disk, then let guards and person release it."""
     disk = find_target_disk(args.target)
     plan = session.plan(disk_geometry(disk))
-    context = _guard_context(args, plan)
+    context = _guard_context(args, needed_size=plan.geometry.size)
     for verdict in check_may_write(disk, context):
         output.warning(f"{verdict.reason} [{verdict.rule}]: {verdict.hint}")
     _announce(plan, session, output)
@@ -140,11 +150,11 @@ def _plan_device(args: argparse.Namespace, output: Output, session: Session) -> 
     return plan
 
 
-def _guard_context(args: argparse.Namespace, plan: Plan) -> GuardContext:
+def _guard_context(args: argparse.Namespace, *, needed_size: int | None) -> GuardContext:
     return GuardContext(
         source_paths=(args.source,),
         allow_fixed_disk=args.allow_fixed_disk,
-        needed_size=plan.geometry.size,
+        needed_size=needed_size,
     )
 
 

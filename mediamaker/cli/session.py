@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -49,15 +50,25 @@ class Session:
         return Geometry(size, sector_size)
 
 
-def open_session(args: argparse.Namespace, output: Output) -> Session:
+def open_session(
+    args: argparse.Namespace,
+    output: Output,
+    *,
+    check_target: Callable[[Inspection], None] | None = None,
+) -> Session:
     """Look at the source; identities come from ``--seed``, else they are random.
+
+    ``check_target`` may refuse the target before preparing the source takes its minutes.
 
     Raises:
         SourceError, UsageError: as the source and options have it.
     """
     seed: str = args.seed if args.seed is not None else secrets.token_hex(8)
     request = media_request(args)
-    inspection = prepare_source(args, inspect_source(args.source), request, output)
+    inspection = inspect_source(args.source)
+    if check_target is not None:
+        check_target(inspection)
+    inspection = prepare_source(args, inspection, request, output)
     return Session(
         inspection=inspection,
         request=complete_request(request, inspection, output),

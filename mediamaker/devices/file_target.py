@@ -256,6 +256,21 @@ class FileTarget(Descriptor):
             partial_path.unlink()
 
 
+def check_image_place(path: Path, *, replace: bool) -> None:
+    """Refuse early what :meth:`FileTarget.create` would refuse, before anything long is begun.
+
+    Raises:
+        TargetRefusedError: the name is taken, or there is no such directory.
+    """
+    target = Path(os.path.realpath(path))
+    _check_place(target, replace=replace)
+    if not target.parent.is_dir():
+        raise TargetRefusedError(
+            f"{path}: there is no directory {target.parent}",
+            hint="name a file in an existing directory that you may write to",
+        )
+
+
 def _open_partial(path: Path) -> tuple[int, Path | None]:
     """A new file beside ``path``, and its name if it has to have one."""
     flags = os.O_RDWR | os.O_CLOEXEC

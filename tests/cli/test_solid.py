@@ -115,3 +115,13 @@ def test_what_fits_is_left_alone(run, media, tmp_path):
     assert run.json("create", media, stick)[0] == 0
     (esd,) = copy_parts(stick, tmp_path / "parts")
     assert esd.read_bytes() == (media / "sources/install.esd").read_bytes()
+
+
+def test_a_target_that_will_not_do_is_refused_before_anything_is_prepared(run, media, tmp_path):
+    taken = tmp_path / "taken.img"
+    taken.write_text("mine")
+    for target in (taken, tmp_path / "no folder/a.img", media / "sources/install.esd"):
+        code, events = run.json("create", media, target, *LIMIT)
+        assert code == 4, events[-1]
+        assert not (tmp_path / "cache").exists()
+    assert taken.read_text() == "mine"
