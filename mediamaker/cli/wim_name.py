@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mediamaker.errors import UsageError
+from mediamaker.errors import MediaError, UsageError
+from mediamaker.formats.wim import HEADER_SIZE, parse_wim_header
 from mediamaker.formats.wim_xml import WimImageInfo
 
 
@@ -22,11 +23,17 @@ class WimName:
 def parse_wim_name(text: str) -> WimName:
     """``install.wim``, ``install.wim:1`` or ``install.wim:Windows 11 Pro``.
 
-    A file that is there under the whole text wins: file names may have colons.
+    The longest text before a colon that names a file wins: names of files may have colons, and
+    names of images too.
     """
     path, colon, image = text.rpartition(":")
     if not colon or Path(text).exists():
         return WimName(Path(text), None)
+    end = len(path)
+    while end > 0:
+        if Path(text[:end]).is_file():
+            return WimName(Path(text[:end]), text[end + 1 :])
+        end = text.rfind(":", 0, end)
     return WimName(Path(path), image)
 
 
@@ -58,14 +65,23 @@ def find_image(name: WimName, images: Sequence[WimImageInfo], *, boot_index: int
 
 
 def other_parts(first: Path, named: Sequence[Path]) -> tuple[Path, ...]:
-    """The other files of a split WIM: those named, else those beside ``first`` by their names."""
+    """The other files of a split WIM: those named, else those beside ``first`` by their names.
+
+    Those that are missing are left out, and those that an older, longer set left behind.
+    """
     if named or first.suffix.casefold() != ".swm":
         return tuple(named)
-    stem = first.stem
-    numbered = [first.with_name(f"{stem}{number}{first.suffix}") for number in range(2, 1000)]
-    found = []
-    for path in numbered:
-        if not path.exists():
-            break
-        found.append(path)
-    return tuple(found)
+    numbers = range(2, _part_count(first) + 1)
+    numbered = [first.with_name(f"{first.stem}{number}{first.suffix}") for number in numbers]
+    return tuple(path for path in numbered if path.exists())
+
+
+def _part_count(path: Path) -> int:
+    """As its header says; 1 for what can't be read, which whoever opens it will tell."""
+    if not path.is_file():
+        return 1
+    try:
+        with path.open("rb") as file:
+            return parse_wim_header(file.read(HEADER_SIZE), what=str(path)).part_count
+    except (OSError, MediaError):
+        return 1

@@ -48,7 +48,7 @@ def run_info(args: argparse.Namespace, output: Output) -> ExitCode:
 def add_ls_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``ls``."""
     _add_name(parser)
-    parser.add_argument("path", nargs="?", default="/", metavar="PATH", help="default: the root")
+    parser.add_argument("paths", nargs="*", default=["/"], metavar="PATH", help="default: the root")
     parser.add_argument("-r", "--recursive", action="store_true", help="and all that is below")
     _add_parts(parser)
 
@@ -56,16 +56,17 @@ def add_ls_arguments(parser: argparse.ArgumentParser) -> None:
 def run_ls(args: argparse.Namespace, output: Output) -> ExitCode:
     """List."""
     with _open_image(args) as (parts, number):
-        for entry in list_tree(parts, number, args.path, is_recursive=args.recursive):
-            output.event("wim-entry", **_entry_to_json(entry))
-            output.result(_show_entry(entry))
+        for path in args.paths:
+            for entry in list_tree(parts, number, path, is_recursive=args.recursive):
+                output.event("wim-entry", **_entry_to_json(entry))
+                output.result(_show_entry(entry))
     return ExitCode.DONE
 
 
 def add_cat_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``cat``."""
     _add_name(parser)
-    parser.add_argument("path", metavar="PATH")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="one after the other")
     parser.add_argument("--stream", default="", metavar="NAME", help="an alternate stream of it")
     _add_parts(parser)
 
@@ -76,7 +77,8 @@ def run_cat(args: argparse.Namespace, output: Output) -> ExitCode:
         raise UsageError("wim cat writes the file's bytes; it has no JSON form")
     with _open_image(args) as (parts, number):
         out = sys.stdout.buffer
-        cat(parts, number, args.path, out.write, stream=args.stream)
+        for path in args.paths:
+            cat(parts, number, path, out.write, stream=args.stream)
         out.flush()
     return ExitCode.DONE
 
@@ -236,10 +238,21 @@ def _info_to_json(path: Path, wim: WimFile, number: int | None) -> dict[str, Any
 
 def _show_entry(entry: ListedEntry) -> str:
     kind = "d" if entry.is_directory else "l" if entry.reparse_tag else "-"
-    written = datetime.fromtimestamp(entry.write_time_ns // 10**9, UTC)
     size = "" if entry.size is None else str(entry.size)
     streams = "".join(f" :{stream.name}" for stream in entry.streams if stream.name)
-    return f"{kind} {size:>12} {written:%Y-%m-%d %H:%M} {entry.path}{streams}"
+    return f"{kind} {size:>12} {_show_time(entry.write_time_ns)} {_one_line(entry.path + streams)}"
+
+
+def _show_time(time_ns: int) -> str:
+    try:
+        return f"{datetime.fromtimestamp(time_ns // 10**9, UTC):%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError, OSError):  # a WIM can say any year up to 60056
+        return f"{'?':16}"
+
+
+def _one_line(name: str) -> str:
+    """A name with a line feed must not look like two entries."""
+    return name.replace("\n", "\\n")
 
 
 def _entry_to_json(entry: ListedEntry) -> dict[str, Any]:
@@ -283,7 +296,7 @@ def _show_report(path: Path, report: VerifyReport) -> list[str]:
 
 def _show_damage(file: DamagedFile) -> str:
     stream = f":{file.stream}" if file.stream else ""
-    what = file.path + stream if file.path else "the tree of the image"
+    what = _one_line(file.path + stream) if file.path else "the tree of the image"
     return f"damaged: image {file.image_number}: {what}: {file.message}"
 
 

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from mediamaker.cli.wim_read import _show_time
+
 
 @pytest.fixture(scope="module")
 def wim(tmp_path_factory):
@@ -110,3 +112,44 @@ def test_what_is_no_wim_is_code_3(run, tmp_path):
         for verb in ("info", "verify"):
             assert run.json("wim", verb, tmp_path / name)[0] == 3
     assert run.json("wim", "verify", tmp_path / "missing.wim")[0] == 3
+
+
+def test_names_with_colons_and_line_feeds(run, tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "two\nlines").write_text("1")
+    (tree / "b").write_text("2")
+    path = tmp_path / "a:b.wim"
+    assert run.json("wim", "capture", tree, path, "--name", "Home: N")[0] == 0
+    assert run.json("wim", "append", tree, path, "--name", "Pro")[0] == 0
+    code, out, _ = run.text("wim", "ls", f"{path}:Home: N", "/b", "/")
+    assert code == 0
+    assert [line.split()[-1] for line in out.splitlines()] == ["/b", "/b", "/two\\nlines"]
+    shown = subprocess.run(
+        [sys.executable, "-m", "mediamaker", "wim", "cat", f"{path}:2", "/b", "/b"],
+        check=True, capture_output=True,
+    ).stdout  # fmt: skip
+    assert shown == b"22"
+    assert "no such file" in run.text("wim", "ls", f"{tmp_path}/none:1")[2]
+
+
+def test_a_missing_part_does_not_hide_the_others(run, tmp_path):
+    tree, wim, first = tmp_path / "tree", tmp_path / "a.wim", tmp_path / "p.swm"
+    tree.mkdir()
+    for number in range(4):
+        (tree / str(number)).write_bytes(random.Random(number).randbytes(100_000))
+    assert run.json("wim", "capture", tree, wim)[0] == 0
+    code, events = run.json("wim", "split", wim, first, "--size", "130KiB")
+    assert code == 0
+    assert len(events[-1]["parts"]) >= 3
+    all_blobs = run.json("wim", "verify", first)[1][-1]["blob_count"]
+    (tmp_path / "p2.swm").unlink()
+    code, events = run.json("wim", "verify", first)
+    assert code == 5
+    assert events[-1]["missing_parts"] == [2]
+    assert events[-1]["blob_count"] == all_blobs - events[-1]["unjudged_blob_count"]
+
+
+def test_any_year_can_be_listed():
+    assert _show_time(2**64 // 10 * 10**3).strip() == "?"
+    assert _show_time(0) == "1970-01-01 00:00"
