@@ -62,7 +62,10 @@ DIRECTORY_SIZE_MAX = 64 * MIB
 """Of one image together."""
 DEPTH_MAX = 128
 ALLOCATION_COUNT_MAX = 1_000_000
-"""Of one image together; a file of 100 GiB in one piece needs 101."""
+"""Of one image together; a file of 100 GiB in one piece needs 101.
+
+Nor may there be more than fit into the image, 8 bytes each: several files can claim the same ones.
+"""
 _SEQUENCE_SIZE_MAX = 64 * KIB
 
 
@@ -314,14 +317,15 @@ def _resolve_pieces(walk: _Walk, icb: Allocation, entry: FileEntry, what: str) -
 
 def _follow_allocations(walk: _Walk, entry: FileEntry, what: str) -> list[Allocation]:
     """Every descriptor, those in further extents included (4/12.1)."""
+    count_max = min(ALLOCATION_COUNT_MAX, walk.file.size // 8)
     found: list[Allocation] = []
     seen: set[int] = set()
     todo = deque(entry.allocations)
     while todo:
         allocation = todo.popleft()
         walk.allocation_count += 1
-        if walk.allocation_count > ALLOCATION_COUNT_MAX:
-            raise FormatError(f"{what}: more than {ALLOCATION_COUNT_MAX} allocation descriptors")
+        if walk.allocation_count > count_max:
+            raise FormatError(f"{what}: more than {count_max} allocation descriptors")
         if allocation.kind != EXTENT_CONTINUED:
             found.append(allocation)
             continue

@@ -120,6 +120,24 @@ def continued_in_itself() -> bytes:
     return image.set_root(file_identifier(name8("file"), entry)).build()
 
 
+def descriptors_of_many_files() -> bytes:
+    """One chain of descriptors that each file's entry points at."""
+    image = UdfImage()
+    content = image.allocate(bytes(3 * BLOCK))
+    chain = [image.allocate() for _ in range(40)]
+    for block, following in itertools.pairwise([*chain, None]):
+        # Every other block, so that they don't become one piece.
+        items = (short_ad(content, BLOCK) + short_ad(content + 2, BLOCK)) * 125
+        items += short_ad(following, BLOCK, KIND_CONTINUED) if following else b""
+        image.blocks[block] = tag(258, struct.pack("<II", 0, len(items)) + items, block)
+    first = short_ad(chain[0], BLOCK, KIND_CONTINUED)
+    names = [
+        file_identifier(name8(name), image.add_entry(40 * 250 * BLOCK, first))
+        for name in "abcdefghijklmnopqrstuvwxyz"
+    ]
+    return image.set_root(*names).build()
+
+
 def continued_too_far() -> bytes:
     image = UdfImage()
     block = image.allocate()
@@ -256,6 +274,7 @@ CASES: dict[str, Callable[[], bytes]] = {
     "udf-descriptors-absurd": lambda: with_file(1, b"", allocations_size=(1 << 32) - 1),
     "udf-descriptors-unknown": lambda: with_file(1, bytes(20), kind=2),
     "udf-descriptors-loop": continued_in_itself,
+    "udf-descriptors-shared": descriptors_of_many_files,
     "udf-descriptors-too-far": continued_too_far,
     # ISO 9660.
     "iso9660-no-terminator": lambda: Iso9660Image(with_terminator=False).build(),
