@@ -35,7 +35,7 @@ from tests.hostile.udf_image import (
     tag,
 )
 
-KIND_CONTINUED = 3
+KIND_ALLOCATED, KIND_CONTINUED = 1, 3
 
 
 def with_file(size: int, allocations: bytes, **options) -> bytes:
@@ -123,11 +123,9 @@ def continued_in_itself() -> bytes:
 def descriptors_of_many_files() -> bytes:
     """One chain of descriptors that each file's entry points at."""
     image = UdfImage()
-    content = image.allocate(bytes(3 * BLOCK))
     chain = [image.allocate() for _ in range(40)]
     for block, following in itertools.pairwise([*chain, None]):
-        # Every other block, so that they don't become one piece.
-        items = (short_ad(content, BLOCK) + short_ad(content + 2, BLOCK)) * 125
+        items = short_ad(0, BLOCK, KIND_ALLOCATED) * 250
         items += short_ad(following, BLOCK, KIND_CONTINUED) if following else b""
         image.blocks[block] = tag(258, struct.pack("<II", 0, len(items)) + items, block)
     first = short_ad(chain[0], BLOCK, KIND_CONTINUED)
