@@ -27,7 +27,7 @@ from mediamaker.sources.reader import SourceReader
 from mediamaker.sources.wim import read_wim
 from mediamaker.sources.wim_solid import read_solid_tables
 from mediamaker.units import format_size
-from mediamaker.wim.prepare import prepare_install_wim
+from mediamaker.wim.prepare import estimate_preparation, prepare_install_wim
 from mediamaker.wim.prepare_cache import default_cache_dir
 
 _FAT32_ONLY = (Layout.MBR_FAT32, Layout.GPT_FAT32)
@@ -66,17 +66,27 @@ def _prepare(
         f"{', solid' if source.wim.is_solid else ''}) is prepared first: "
         "a non-solid copy that can be split, kept for the next time"
     )
-    if source.wim.is_solid:
-        output.note(
-            "  without preparation: --solid extents or --solid exfat; both are "
-            "experimental, Windows Setup has not been seen to take them"
-        )
     cancel = threading.Event()
     with (
         SourceReader(inspection.tree.files) as reader,
         interrupt_sets(cancel),
         ProgressView(output) as view,
     ):
+        estimate = estimate_preparation(
+            source.entry.pieces,
+            source.entry.size,
+            reader,
+            source.path_text,
+            images=_chosen(args, source),
+            cache_dir=default_cache_dir(),
+        )
+        if source.wim.is_solid and not estimate.is_cached:
+            output.note(
+                f"  --solid extents or --solid exfat would save about "
+                f"{max(1, round(estimate.seconds / 60))} min and "
+                f"{format_size(estimate.needed_size)} of room; both are experimental, "
+                "Windows Setup has not been seen to take them"
+            )
         prepared = prepare_install_wim(
             source.entry.pieces,
             source.entry.size,

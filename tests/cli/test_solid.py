@@ -125,3 +125,10 @@ def test_a_target_that_will_not_do_is_refused_before_anything_is_prepared(run, m
         assert code == 4, events[-1]
         assert not (tmp_path / "cache").exists()
     assert taken.read_text() == "mine"
+
+
+def test_what_the_other_ways_would_save_is_said_once(run, media, tmp_path):
+    for name, is_said in (("a", True), ("b", False)):
+        code, _, err = run.text("create", media, tmp_path / f"{name}.img", *LIMIT)
+        assert code == 0
+        assert ("--solid exfat would save about 1 min and " in err) is is_said
