@@ -88,8 +88,14 @@ def extract_paths(
     work = _collect(metadata, paths or ["/"])
     meter = ProgressMeter(on_event, time.monotonic)
     meter.start(Phase.WRITE, sum(_data_size(parts, entry) for _, entry in work.files))
-    target.mkdir(parents=True, exist_ok=True)
-    root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise TargetRefusedError(
+            f"{target}: can't be made a directory, or opened: {error.strerror}",
+            hint="name a directory that you may write to with --to",
+        ) from error
     try:
         for names, _ in work.directories:
             check_cancelled(cancel)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mediamaker.errors import TargetIOError, TargetRefusedError, UsageError
+from mediamaker.errors import MediaError, TargetIOError, TargetRefusedError, UsageError
 
 _NAME_SIZE_MAX = 255
 """NAME_MAX of every Linux file system that matters, in bytes."""
@@ -61,6 +61,10 @@ def open_outputs(paths: Sequence[Path], *, replace: bool) -> Iterator[tuple[Path
         for partial_path, target in zip(partial_paths, targets, strict=True):
             _flush(partial_path, target)
         _publish_all(partial_paths, targets, replace=replace)
+    except MediaError as error:
+        for partial_path, target in zip(partial_paths, targets, strict=False):
+            error.message = error.message.replace(str(partial_path), str(target))
+        raise
     finally:
         for partial_path in partial_paths:
             with contextlib.suppress(OSError):
@@ -79,6 +83,11 @@ def check_outputs(paths: Sequence[Path], *, replace: bool) -> None:
         if not target.parent.is_dir():
             raise TargetRefusedError(
                 f"{path}: there is no directory {target.parent}",
+                hint="name a file in an existing directory that you may write to",
+            )
+        if not os.access(target.parent, os.W_OK | os.X_OK):
+            raise TargetRefusedError(
+                f"{path}: can't create a file in {target.parent}: no permission, or read-only",
                 hint="name a file in an existing directory that you may write to",
             )
 

@@ -160,19 +160,17 @@ def _write(
 ) -> None:
     """The result and, named after it, the record that says that it is whole."""
     record_path = path.with_suffix(".json")
-    partial_path = path
     for old in (path, record_path):
         old.unlink(missing_ok=True)
     try:
         with open_outputs([record_path, path], replace=True) as (partial_record, partial):
-            partial_path = partial
             source = ImageSource(path=source_path, images=images)
             write_images([source], partial, PREPARED_ENCODING, threads=threads, meter=meter)
             record = json.dumps(make_record(read_wim_file(partial)))
             partial_record.write_text(record, encoding="ascii")
     except SourceError as error:
         detail = error.message.removeprefix("the new WIM: ").removeprefix("writing ")
-        detail = detail.replace(str(source_path), what).replace(f"{partial_path}: ", "")
+        detail = detail.replace(str(source_path), what).replace(f"{path.resolve()}: ", "")
         error.message = f"{what}: can't be made non-solid: {detail}"
         raise
 

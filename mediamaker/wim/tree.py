@@ -108,6 +108,11 @@ def cat(
         if entry.is_directory:
             raise UsageError(f"{show_name(entry.path)!r} is a directory", hint="use wim extract")
         found = entry.data
+        if found is None and entry.is_link:
+            raise UsageError(
+                f"{show_name(entry.path)!r} is a link, it has no content of its own",
+                hint="use wim extract, which makes it",
+            )
         if found is None:
             return 0
     else:

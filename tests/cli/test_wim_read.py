@@ -153,3 +153,24 @@ def test_a_missing_part_does_not_hide_the_others(run, tmp_path):
 def test_any_year_can_be_listed():
     assert _show_time(2**64 // 10 * 10**3).strip() == "?"
     assert _show_time(0) == "1970-01-01 00:00"
+
+
+def test_a_place_that_will_not_do_is_refused_by_name(run, wim, tmp_path):
+    taken = tmp_path / "taken"
+    taken.touch()
+    code, events = run.json("wim", "extract", f"{wim}:1", "/", "--to", taken)
+    assert (code, events[-1]["error"]) == (4, "TargetRefusedError")
+    for words in (("export", f"{wim}:1"), ("optimize", wim)):
+        code, events = run.json("wim", *words, "/proc/new.wim")
+        assert code == 4
+        assert ".partial" not in events[-1]["message"]
+
+
+def test_a_link_has_no_content_to_show(run, tmp_path):
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    (tree / "link").symlink_to("nowhere")
+    assert run.json("wim", "capture", tree, tmp_path / "a.wim")[0] == 0
+    code, _, err = run.text("wim", "cat", tmp_path / "a.wim", "/link")
+    assert code == 2
+    assert "is a link" in err
