@@ -13,12 +13,9 @@ Needs root (loop mounts, dropping caches), and about 15 GiB of room.
 from __future__ import annotations
 
 import argparse
-import random
-import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,24 +23,7 @@ from pathlib import Path
 
 from create import MEDIAMAKER, MIB, ROOT, Measure, machine, measure, remove
 
-from mediamaker.execute.progress import ignore_event
-from mediamaker.extents import FileRange, Piece
-from mediamaker.formats.wim import (
-    HEADER_SIZE,
-    HeaderFlag,
-    ResourceFlag,
-    ResourceHeader,
-    WimHeader,
-    pack_wim_header,
-)
-from mediamaker.formats.wim_blobs import BLOB_ROW
-from mediamaker.formats.wim_xml import WimImageInfo, pack_wim_xml
-from mediamaker.plan.split import split_wim
-from mediamaker.sources.identity import identify
-from mediamaker.sources.reader import SourceReader
-from mediamaker.sources.wim import read_wim
-from mediamaker.wim.split_file import split_wim_file
-
+INSIDE = Path(__file__).with_name("wim_inside.py")
 TREES = (Path("/usr/lib"), Path("/usr/share"))
 BLOB_COUNT = 100_000
 ROUNDS = 2
@@ -145,7 +125,7 @@ def reflink_rows(wim: Path, work: Path, rounds: int) -> list[Row]:
                 "xfs: mediamaker wim split", split_command(source, emptied(), part_mib)
             ),
             lambda: measure_inside(
-                "xfs: the same, inside of the process",
+                "xfs: of it the split itself, planned already",
                 "split",
                 work,
                 source,
@@ -174,75 +154,29 @@ def mounted_xfs(work: Path, size: int) -> Iterator[Path]:
         remove(image)
 
 
+def ask_inside(what: str, *words: object) -> str:
+    """What wim_inside.py prints; this process stays small, for a child's peak begins with it."""
+    command = [sys.executable, INSIDE, what, *map(str, words)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def measure_inside(name: str, what: str, work: Path, *words: object) -> Measure:
-    """This program in a process of its own, which times ``what`` itself."""
+    """wim_inside.py in a process of its own, which times ``what`` itself."""
     answer = work / "seconds.txt"
-    result = measure(name, [sys.executable, __file__, "--inside", what, answer, *map(str, words)])
+    result = measure(name, [sys.executable, INSIDE, what, *map(str, words), answer])
     seconds = float(answer.read_text())
     remove(answer)
     return replace(result, seconds=seconds)
 
 
-def time_split(wim: Path, folder: Path, part_size: int) -> float:
-    """Seconds from the open of the source to the last name of a part."""
-    start = time.perf_counter()
-    split_wim_file(wim, folder / "a.swm", part_size, on_event=ignore_event)
-    return time.perf_counter() - start
-
-
-def time_plan(wim: Path) -> float:
-    """The best of five: read the tables, decide which blob goes where, describe the parts."""
-    seconds = []
-    source = identify("wim", wim)
-    pieces = (Piece(source.size, FileRange("wim", 0)),)
-    for _ in range(5):
-        start = time.perf_counter()
-        with SourceReader([source]) as reader:
-            read = read_wim(pieces, source.size, reader, wim.name)
-        parts = split_wim(read, pieces, bytes(16), source.size // 3)
-        seconds.append(time.perf_counter() - start)
-        assert len(parts) > 1
-    return min(seconds)
-
-
 def plan_rows(work: Path) -> list[Row]:
     """The time of a plan alone; its baseline is itself, for nobody else has it apart."""
     path = work / "synthetic.wim"
-    write_synthetic_wim(path, BLOB_COUNT)
+    ask_inside("synthetic", path, BLOB_COUNT)
     size = path.stat().st_size
     row = measure_inside(f"plan of {BLOB_COUNT} blobs, best of 5", "plan", work, path)
     remove(path)
     return [Row(row, size, row)]
-
-
-def write_synthetic_wim(path: Path, count: int) -> None:
-    """Tables as DISM leaves them, in no order, over resources that are one hole."""
-    numbers = list(range(1, count))
-    random.Random(1).shuffle(numbers)
-    size = 50_000
-    metadata_flags = ResourceFlag.METADATA | ResourceFlag.COMPRESSED
-    table = bytearray(
-        BLOB_ROW.pack(size | metadata_flags << 56, HEADER_SIZE, 2 * size, 1, 1, b"\xff" * 20)
-    )
-    for number in numbers:
-        offset = HEADER_SIZE + number * size
-        word = size | ResourceFlag.COMPRESSED << 56
-        table += BLOB_ROW.pack(word, offset, 2 * size, 1, 1, number.to_bytes(20, "big"))
-    xml = pack_wim_xml([WimImageInfo(number=1, name="synthetic")])
-    table_offset = HEADER_SIZE + count * size
-    xml_offset = table_offset + len(table)
-    header = WimHeader(
-        flags=HeaderFlag.COMPRESSION | HeaderFlag.LZX,
-        chunk_size=32768,
-        guid=bytes(16),
-        image_count=1,
-        blob_table=ResourceHeader(len(table), ResourceFlag.METADATA, table_offset, len(table)),
-        xml=ResourceHeader(len(xml), ResourceFlag.METADATA, xml_offset, len(xml)),
-    )
-    with path.open("wb") as file:
-        file.write(pack_wim_header(header))
-        file.seek(table_offset)
-        file.write(bytes(table) + xml)
 
 
 def export_rows(wim: Path, work: Path, rounds: int) -> list[Row]:
@@ -286,46 +220,17 @@ def show(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def inside(words: list[str]) -> None:
-    """What :func:`measure_inside` starts."""
-    what, answer, wim, *rest = words
-    if what == "plan":
-        seconds = time_plan(Path(wim))
-    else:
-        seconds = time_split(Path(wim), Path(rest[0]), int(rest[1]))
-    Path(answer).write_text(str(seconds))
-
-
-def describe(wim: Path) -> str:
-    size = wim.stat().st_size
-    source = identify("wim", wim)
-    pieces = (Piece(size, FileRange("wim", 0)),)
-    with SourceReader([source]) as reader:
-        read = read_wim(pieces, size, reader, wim.name)
-    xml = read.xml.decode("utf-16")
-    files = sum(map(int, re.findall(r"<FILECOUNT>(\d+)<", xml)))
-    raw = sum(image.total_bytes or 0 for image in read.images)
-    return (
-        f"{size / (1 << 30):.2f} GiB {read.compression}, {len(read.images)} images, "
-        f"{files} files, {len(read.blobs)} blobs, {raw / (1 << 30):.2f} GiB raw"
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=ROOT / "out" / "bench")
     parser.add_argument("--wim", type=Path, help="another WIM than the one made here")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--inside", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.inside:
-        inside(args.inside)
-        return
     work: Path = args.work
     work.mkdir(parents=True, exist_ok=True)
     wim = args.wim or make_wim(work)
     print(f"machine: {machine()}")
-    print(f"WIM: {describe(wim)}")
+    print(f"WIM: {ask_inside('describe', wim)}")
     print(flush=True)
     rows = [
         *plan_rows(work),

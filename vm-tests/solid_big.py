@@ -76,7 +76,7 @@ def check_parts(stick: Path, parts: Path) -> None:
     assert max(sizes) <= FAT32_FILE_SIZE_MAX < sum(sizes)
     reference = f"--ref={parts}/install*.swm"
     subprocess.run(
-        ["wimlib-imagex", "verify", found[0], reference], check=True, stdout=subprocess.DEVNULL
+        ["wimlib-imagex", "verify", found[0], reference], check=True, capture_output=True
     )
     shown = subprocess.run(
         ["wimlib-imagex", "info", found[0]], check=True, capture_output=True, text=True
