@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from mediamaker.errors import FormatError
 from mediamaker.formats.wim import (
+    BLOB_ENTRY_SIZE,
     CHUNK_SIZE_DEFAULT,
     HEADER_SIZE,
     SIZE_IN_WIM_MAX,
@@ -28,7 +29,6 @@ from mediamaker.formats.wim import (
     check_wim_header,
 )
 from mediamaker.formats.wim_blobs import (
-    BLOB_ENTRY_SIZE,
     BLOB_ROW,
     SOLID_RESOURCE_MARK,
     ZERO_SHA1,
