@@ -42,6 +42,7 @@ def prepare_source(
         UsageError: no such image; SourceError: the image can't be read; ToolError: no libwim.
         TargetTooSmallError: no room for the prepared file; says how much is needed.
     """
+    _check_solid(args)
     layout = choose_layout(inspection, request)
     if layout not in _FAT32_ONLY:
         if args.images is not None:
@@ -54,6 +55,17 @@ def prepare_source(
         if args.images is not None or (is_too_large and source.wim.is_solid):
             inspection = _prepare(args, inspection, source, output)
     return inspection
+
+
+def _check_solid(args: argparse.Namespace) -> None:
+    """``--solid`` and ``--layout`` may not contradict each other."""
+    fitting = {"exfat": (Layout.MBR_FAT32_EXFAT,), "extents": _FAT32_ONLY}.get(args.solid)
+    if args.layout is not None and fitting is not None and args.layout not in fitting:
+        layouts = " or ".join(layout.value for layout in fitting)
+        raise UsageError(
+            f"--solid {args.solid} is for the layout {layouts}, not {args.layout.value}",
+            hint="leave out --solid or --layout",
+        )
 
 
 def _prepare(

@@ -132,3 +132,10 @@ def test_what_the_other_ways_would_save_is_said_once(run, media, tmp_path):
         code, _, err = run.text("create", media, tmp_path / f"{name}.img", *LIMIT)
         assert code == 0
         assert ("--solid exfat would save about 1 min and " in err) is is_said
+
+
+@pytest.mark.parametrize("words", [("gpt-fat32", "exfat"), ("mbr-fat32-exfat", "extents")])
+def test_a_way_that_contradicts_the_layout_is_refused(run, media, words):
+    code, events = run.json("plan", media, "--layout", words[0], "--solid", words[1], *LIMIT)
+    assert code == 2
+    assert events[-1]["hint"] == "leave out --solid or --layout"
