@@ -15,7 +15,7 @@ from typing import Any
 from mediamaker.cli.output import Output
 from mediamaker.cli.progress import ProgressView
 from mediamaker.cli.wim_name import WimName, find_image, other_parts, parse_wim_name
-from mediamaker.errors import ExitCode, UsageError
+from mediamaker.errors import ExitCode, FormatError, UsageError
 from mediamaker.execute.interrupts import interrupt_sets
 from mediamaker.sources.wim import WimFile
 from mediamaker.units import format_size
@@ -171,8 +171,8 @@ def _first(parts: WimParts, name: WimName) -> WimFile:
     for file in parts.files:
         if file.path == name.path:
             return file.wim
-    raise UsageError(
-        f"{name.path}: its tables are damaged: {'; '.join(parts.damage)}",
+    raise FormatError(
+        f"its tables are damaged: {'; '.join(parts.damage)}",
         hint="wim verify says more",
     )
 

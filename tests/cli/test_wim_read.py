@@ -174,3 +174,12 @@ def test_a_link_has_no_content_to_show(run, tmp_path):
     code, _, err = run.text("wim", "cat", tmp_path / "a.wim", "/link")
     assert code == 2
     assert "is a link" in err
+
+
+def test_damaged_tables_are_the_sources_fault(run, wim, tmp_path):
+    short = tmp_path / "short.wim"
+    short.write_bytes(wim.read_bytes()[:-1000])
+    for words in (("info", short), ("ls", f"{short}:1")):
+        code, events = run.json("wim", *words)
+        assert (code, events[-1]["error"]) == (3, "FormatError")
+    assert run.json("wim", "verify", short)[0] == 5
