@@ -64,8 +64,9 @@ DEPTH_MAX = 128
 ALLOCATION_COUNT_MAX = 1_000_000
 """Of one image together; a file of 100 GiB in one piece needs 101.
 
-Nor may there be more than fit into the image, 8 bytes each: several files can claim the same ones.
+Nor may there be more than one for 64 bytes of the image: several files can claim the same ones.
 """
+_BYTES_PER_ALLOCATION_MIN = 64
 _SEQUENCE_SIZE_MAX = 64 * KIB
 
 
@@ -317,7 +318,7 @@ def _resolve_pieces(walk: _Walk, icb: Allocation, entry: FileEntry, what: str) -
 
 def _follow_allocations(walk: _Walk, entry: FileEntry, what: str) -> list[Allocation]:
     """Every descriptor, those in further extents included (4/12.1)."""
-    count_max = min(ALLOCATION_COUNT_MAX, walk.file.size // 8)
+    count_max = min(ALLOCATION_COUNT_MAX, walk.file.size // _BYTES_PER_ALLOCATION_MIN)
     found: list[Allocation] = []
     seen: set[int] = set()
     todo = deque(entry.allocations)
