@@ -9,7 +9,6 @@ import binascii
 import os
 import random
 import struct
-import tempfile
 from pathlib import Path
 
 from mediamaker.sources.iso import open_iso
@@ -21,23 +20,20 @@ BLOCK_COUNT_MAX = 2048
 _TAGS = {*range(1, 10), *range(256, 267)}
 _FILE_IDENTIFIER = 257
 _NUMBERS = (0, 1, 2, 4, 8, 16, 40, 255, 256, 257, 2047, 2048, 2049, 0x3FFFFFFF, 0x40000800, -1, -2)
-_file = tempfile.NamedTemporaryFile(  # noqa: SIM115  (one for the whole process)
-    dir="/dev/shm" if Path("/dev/shm").is_dir() else None,
-    prefix="mediamaker-fuzz-",
-    suffix=".iso",
-)
+# In memory, and gone with the process however it ends: libFuzzer lets nothing clean up.
+_descriptor = os.memfd_create("fuzz.iso")
+_path = Path(f"/proc/self/fd/{_descriptor}")
 
 
 def test_one_input(data):
     blocks = unpack(data)
     size = (max(blocks, default=-1) + 1) * BLOCK_SIZE
-    descriptor = _file.fileno()
-    os.ftruncate(descriptor, 0)
-    os.ftruncate(descriptor, size)
+    os.ftruncate(_descriptor, 0)
+    os.ftruncate(_descriptor, size)
     for number, block in blocks.items():
-        os.pwrite(descriptor, block, number * BLOCK_SIZE)
+        os.pwrite(_descriptor, block, number * BLOCK_SIZE)
     with refused():
-        iso = open_iso(Path(_file.name))
+        iso = open_iso(_path)
         for entry in iso.tree.entries:
             assert sum(piece.size for piece in entry.pieces) == entry.size
 
