@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``mediamaker plan``: the dry run. Nothing here can reach a writable handle of a target."""
+"""``mediamaker plan``: the dry run. Nothing here can reach a writable handle of a target.
+
+A solid install image is prepared in the cache all the same: a plan refers to finished files only.
+"""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ VERBS = (
     ),
     Verb(
         "plan",
-        "dry run: show what create would write, byte for byte, and write nothing",
+        "dry run: show what create would write, byte for byte; no target is touched",
         "mediamaker plan Win11.iso --size 16GiB --out plan.json",
     ),
     Verb(
