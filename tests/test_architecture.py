@@ -22,9 +22,12 @@ ALLOWED = {
     "execute": CORE | {"formats", "sources", "volumes", "plan"},
     "devices": CORE | {"formats", "sources", "volumes", "plan"},
     "vm": CORE | {"formats", "sources", "volumes", "plan"},
-    "wim": CORE | {"formats", "wimlib", "sources", "volumes", "plan", "execute"},
+    "wim": CORE | {"formats", "wimlib", "sources", "volumes", "plan", "execute", "devices"},
+    "install": CORE
+    | {"formats", "wimlib", "sources", "volumes", "plan", "execute", "devices", "wim"},
     "cli": CORE
-    | {"formats", "wimlib", "sources", "volumes", "plan", "execute", "devices", "vm", "wim"},
+    | {"formats", "wimlib", "sources", "volumes", "plan", "execute", "devices", "vm", "wim"}
+    | {"install"},
     "__main__": {"cli"},
     "__init__": set(),
 }
