@@ -10,11 +10,12 @@ cd "$(dirname "$0")/.."
 packages=(
     python3 python3-venv python3-dev gcc libc6-dev pkg-config libparted-dev
     qemu-system-x86 ovmf util-linux libwim15
-    binutils nasm genisoimage wimtools mtools p7zip-full
+    ntfs-3g mtools fuse3 libfuse2
+    binutils nasm genisoimage wimtools p7zip-full
 )
 # judges (they read what we wrote), real hybrid media, and a kernel for guests with real disks
 test_packages=(
-    file dosfstools e2fsprogs xfsprogs btrfs-progs exfatprogs ntfs-3g attr fdisk gdisk parted xorriso qemu-utils strace udev
+    file dosfstools e2fsprogs xfsprogs btrfs-progs exfatprogs attr libhivex-bin python3-hivex grub-pc-bin fdisk gdisk parted xorriso qemu-utils strace udev
     memtest86+ grub-rescue-pc debian-installer-12-netboot-amd64
     isolinux syslinux-common grub-efi-amd64-bin grub-common
     linux-image-amd64 busybox-static kmod
