@@ -92,6 +92,13 @@ class SourceReader:
         Raises:
             SourceChangedError: the file is shorter than planned; SourceError: it can't be read.
         """
+        with self.opened(source_id) as descriptor:
+            try:
+                data = os.pread(descriptor, size, offset)
+            except OSError:
+                data = b""  # what went wrong is told below
+        if len(data) == size:
+            return data
         buffer = bytearray(size)
         self.preadinto(source_id, offset, memoryview(buffer))
         return bytes(buffer)

@@ -9,16 +9,13 @@ order cost one decoding of each chunk.
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import NamedTuple, cast
 
 from mediamaker.errors import FormatError
 from mediamaker.extents import Piece
-from mediamaker.formats.wim import CHUNK_SIZE_DEFAULT, Compression, ResourceFlag, ResourceHeader
+from mediamaker.formats.wim import ResourceFlag, ResourceHeader
 from mediamaker.formats.wim_blobs import BlobEntry
 from mediamaker.formats.wim_chunks import (
     ChunkTable,
@@ -31,22 +28,14 @@ from mediamaker.formats.wim_file import WimFile, live_rows
 from mediamaker.formats.wim_metadata import METADATA_SIZE_MAX, WimMetadata
 from mediamaker.formats.wim_solid import SolidRun, blob_size, find_solid_runs
 from mediamaker.sources.reader import SourceReader
+from mediamaker.sources.wim_decode import Decoders, Failure
 from mediamaker.units import MIB
-from mediamaker.wimlib.codec import CodecName, Decompressor
 
 WINDOW_SIZE = 4 * MIB
 """Decompressed bytes that are worked on at once, or one chunk where chunks are larger."""
 
 CHUNK_TABLE_SIZE_MAX = 32 * MIB
 """A blob of 128 GiB or more, or a lie."""
-
-
-class Failure(NamedTuple):
-    """Bytes ``[start, end)`` of a window that could not be decoded, and why."""
-
-    start: int
-    end: int
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +82,7 @@ class BlobReader:
         self.what = what
         self._pieces = tuple(pieces)
         self._reader = reader
-        self._decoders = _Decoders()
+        self._decoders = Decoders()
         self._runs: tuple[SolidRun, ...] | None = None
         self._rows_by_sha1: dict[bytes, int] | None = None
         self._run_by_row: dict[int, SolidRun] = {}
@@ -254,65 +243,31 @@ class BlobReader:
             return Window(bytearray(stored))
         out = bytearray(size)
         with memoryview(out) as view:
-            failures = self._decode(chunks, first, last, stored, view)
+            failures = self._decoders.decode(chunks, first, last, stored, view)
         return Window(out, tuple(failures))
 
     def decode_small(
         self, resources: Sequence[ResourceHeader], stored: memoryview, offset: int
-    ) -> Iterator[bytearray | memoryview | FormatError]:
+    ) -> Iterator[memoryview | FormatError]:
         """Each of ``resources``, whose bytes are all in ``stored``, which lies at ``offset``.
 
         For many small ones after one read. A result is good until the next one is asked for; one
         that can't be decoded yields its error. Any thread may call it.
         """
         header = self.wim.header
-        compression, chunk_size = header.compression, header.chunk_size or CHUNK_SIZE_DEFAULT
-        for resource in resources:
-            start = resource.offset - offset
-            data = stored[start : start + resource.size_in_wim]
-            if not resource.flags & ResourceFlag.COMPRESSED:
-                yield data
-                continue
-            try:
-                chunks = parse_chunk_table(
-                    data, resource, compression=compression, chunk_size=chunk_size, what=self.what
-                )
-            except FormatError as error:
-                yield error
-                continue
-            out = bytearray(resource.uncompressed_size)
-            with memoryview(out) as view:
-                first = chunks[0]
-                last = len(chunks) - 1
-                failures = self._decode(chunks, 0, last, data[first.offset :], view)
-            yield FormatError(f"{self.what}: {failures[0].message}") if failures else out
+        return self._decoders.decode_small(
+            resources,
+            stored,
+            offset,
+            compression=header.compression,
+            chunk_size=header.chunk_size,
+            what=self.what,
+        )
 
     def close(self) -> None:
         """Give the codecs' memory back."""
         self._decoders.close()
         self._last_window = None
-
-    def _decode(
-        self, chunks: ChunkTable, first: int, last: int, stored: memoryview, out: memoryview
-    ) -> list[Failure]:
-        failures: list[Failure] = []
-        base = chunks[first].offset
-        position = 0
-        with self._decoders.borrow(chunks.compression, chunks.chunk_size) as decoder:
-            for index in range(first, last + 1):
-                offset, stored_size, size = chunks[index]
-                data = stored[offset - base : offset - base + stored_size]
-                if stored_size == size:
-                    out[position : position + size] = data
-                else:
-                    try:
-                        decoder.decompress_into(data, out[position : position + size])
-                    except FormatError as error:
-                        failures.append(
-                            Failure(position, position + size, f"chunk {index}: {error.message}")
-                        )
-                position += size
-        return failures
 
     def _rows(self) -> dict[bytes, int]:
         if self._rows_by_sha1 is None:
@@ -364,35 +319,6 @@ class BlobReader:
             )
         self._last_window = resource.offset, index, window.data
         return window.data
-
-
-class _Decoders:
-    """Decompressors that nobody uses at the moment."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free: dict[tuple[Compression, int], list[Decompressor]] = {}
-
-    @contextmanager
-    def borrow(self, compression: Compression, chunk_size: int) -> Iterator[Decompressor]:
-        key = compression, chunk_size
-        with self._lock:
-            free = self._free.setdefault(key, [])
-            decoder = free.pop() if free else None
-        if decoder is None:
-            decoder = Decompressor(cast("CodecName", compression), chunk_size)
-        try:
-            yield decoder
-        finally:
-            with self._lock:
-                free.append(decoder)
-
-    def close(self) -> None:
-        with self._lock:
-            for free in self._free.values():
-                for decoder in free:
-                    decoder.close()
-            self._free.clear()
 
 
 def _checked_table_size(size: int, what: str) -> int:

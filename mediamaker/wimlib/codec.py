@@ -7,6 +7,7 @@ there are cores decode at full speed. Memory is one chunk and the codec's own ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
@@ -16,6 +17,8 @@ from mediamaker.wimlib.library import load_library
 
 CodecName = Literal["XPRESS", "LZX", "LZMS"]
 ReadBuffer = bytes | bytearray | memoryview
+ChunkPlace = tuple[int, int, int, int]
+"""Offset and size of a chunk as it is stored, offset and size of what it becomes."""
 
 CODEC_NUMBERS: Final[dict[CodecName, int]] = {"XPRESS": 1, "LZX": 2, "LZMS": 3}
 CHUNK_SIZE_LIMITS: Final[dict[CodecName, int]] = {"XPRESS": 64 * KIB, "LZX": 2 * MIB, "LZMS": GIB}
@@ -119,6 +122,50 @@ class Decompressor(_Codec):
         with self._library.ffi.from_buffer("char[]", out, require_writable=True) as plain:
             self._decompress(handle, data, plain, len(out))
 
+    def decompress_chunks(
+        self, data: ReadBuffer, places: Sequence[ChunkPlace], out: bytearray | memoryview
+    ) -> list[tuple[int, str]]:
+        """Decode many chunks of ``data`` into ``out``; one as large as before is stored as it is.
+
+        Returns the indexes of those that are damaged, and why; their place in ``out`` then holds
+        anything. For many small chunks this is twice as fast as one call for each.
+        """
+        handle = self._open_handle()
+        from_buffer, decompress = self._library.ffi.from_buffer, self._library.c.wimlib_decompress
+        data_size, out_size, size_max = len(data), len(out), self.chunk_size
+        damaged: list[tuple[int, str]] = []
+        with (
+            memoryview(data) as packed_view,
+            memoryview(out) as plain_view,
+            from_buffer("char[]", data) as packed,
+            from_buffer("char[]", out, require_writable=True) as plain,
+        ):
+            for index, (offset, packed_size, place, size) in enumerate(places):
+                packed_end, end = offset + packed_size, place + size
+                if not (0 <= offset < packed_end <= data_size and 0 <= place < end <= out_size):
+                    damaged.append((index, f"a chunk of {packed_size} bytes lies outside"))
+                elif packed_size == size:
+                    plain_view[place:end] = packed_view[offset:packed_end]
+                # See _check_sizes, which says why.
+                elif packed_size > size or size > size_max:
+                    damaged.append((index, self._why_impossible(packed_size, size)))
+                elif decompress(packed + offset, packed_size, plain + place, size, handle):
+                    damaged.append((index, self._why_damaged(packed_size, size)))
+        return damaged
+
+    def _why_impossible(self, packed_size: int, size: int) -> str:
+        try:
+            self._check_sizes(packed_size, size)
+        except FormatError as error:
+            return error.message
+        return self._why_damaged(packed_size, size)
+
+    def _why_damaged(self, packed_size: int, size: int) -> str:
+        return (
+            f"a {self.compression} chunk of {packed_size} bytes is damaged: "
+            f"it does not become {size} bytes"
+        )
+
     def _check_sizes(self, packed_size: int, size: int) -> None:
         if not 1 <= size <= self.chunk_size:
             raise FormatError(
@@ -136,10 +183,7 @@ class Decompressor(_Codec):
         with self._library.ffi.from_buffer("char[]", data) as packed:
             code = self._library.c.wimlib_decompress(packed, len(data), plain, size, handle)
         if code:
-            raise FormatError(
-                f"a {self.compression} chunk of {len(data)} bytes is damaged: "
-                f"it does not become {size} bytes"
-            )
+            raise FormatError(self._why_damaged(len(data), size))
 
     def _free(self, handle: Any) -> None:
         self._library.c.wimlib_free_decompressor(handle)
