@@ -18,6 +18,8 @@ from mediamaker.errors import ToolError
 MANIFEST_NAME = "MANIFEST.toml"
 MBR_NAME = "mbr.bin"
 FAT32_VBR_NAME = "fat32-vbr.bin"
+NTFS_VBR_NAME = "ntfs-vbr.bin"
+EXFAT_VBR_NAME = "exfat-vbr.bin"
 
 _SECTOR0_SIZE = 512
 _FORMAT = 1
@@ -58,6 +60,31 @@ def load_fat32_boot_code() -> Fat32BootFile:
             f"{MANIFEST_NAME}: {FAT32_VBR_NAME} has no stage2_sector_number", hint=_HINT
         )
     return Fat32BootFile(data[:_SECTOR0_SIZE], data[_SECTOR0_SIZE:], stage2_sector_number)
+
+
+def load_ntfs_boot_code() -> bytes:
+    """The boot code of an NTFS volume that starts ``\\BOOTMGR``.
+
+    It is ``$Boot`` as :func:`mediamaker.formats.boot_sectors.install_ntfs_boot` wants it, with
+    the BPB area (0x03..0x53) left zero.
+
+    Raises:
+        ToolError: it is missing, or not what the manifest says.
+    """
+    return _load(NTFS_VBR_NAME)[0]
+
+
+def load_exfat_boot_code() -> bytes:
+    """The boot code of an exFAT volume that starts ``\\BOOTMGR``.
+
+    Sector 0 (512 bytes, 0x03..0x77 left zero), then what
+    :func:`mediamaker.formats.boot_sectors.install_exfat_boot` spreads over the extended boot
+    sectors.
+
+    Raises:
+        ToolError: it is missing, or not what the manifest says.
+    """
+    return _load(EXFAT_VBR_NAME)[0]
 
 
 def find_bootfiles() -> Path:
