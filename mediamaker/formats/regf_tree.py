@@ -84,7 +84,7 @@ def dword_value(name: str, number: int) -> Value:
         raise FormatError(f"registry value {name!r}: {number} does not fit 32 bits") from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Key:
     """A key with what is below it; every method that changes one gives a copy.
 
@@ -104,6 +104,35 @@ class Key:
     access_bits: int = 0
     extra_flags: int = 0
     handle: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all is the same; a loop, because a hive may be deeper than Python recurses."""
+        if not isinstance(other, Key):
+            return NotImplemented
+        pending = [(self, other)]
+        while pending:
+            ours, theirs = pending.pop()
+            if ours is theirs:
+                continue
+            if ours.fields_here() != theirs.fields_here():
+                return False
+            if len(ours.subkeys) != len(theirs.subkeys):
+                return False
+            pending += zip(ours.subkeys, theirs.subkeys, strict=True)
+        return True
+
+    def __hash__(self) -> int:
+        return hash((*self.fields_here(), len(self.subkeys)))
+
+    def __repr__(self) -> str:
+        return f"<Key {self.name!r}: {len(self.values)} values, {len(self.subkeys)} subkeys>"
+
+    def fields_here(self) -> tuple[object, ...]:
+        """Everything but the subkeys."""
+        return (
+            self.name, self.values, self.class_name, self.security, self.last_written,
+            self.flags, self.access_bits, self.extra_flags, self.handle,
+        )  # fmt: skip
 
     def subkey(self, name: str) -> Key | None:
         """The key of that name directly below this one."""
