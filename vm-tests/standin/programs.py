@@ -22,6 +22,7 @@ HERE = Path(__file__).resolve().parent
 
 BOOTMGR_MAGIC = b"MEDIAMAKER-BIOS!"
 BOOTX64_MAGIC = b"MEDIAMAKER-UEFI!"
+LOADER_MAGIC = b"MEDIAMAKER-LOAD!"
 TOKEN_SIZE_MAX = 32
 """Keeps the UEFI verdict under 80 columns, where the firmware's serial console breaks lines."""
 
@@ -88,6 +89,37 @@ def build_bootx64(token: str, work_dir: Path) -> bytes:
         package="binutils",
     )
     return _patch(linked.read_bytes(), BOOTX64_MAGIC, token)
+
+
+def build_loader(frame: bytes, token: str) -> bytes:
+    """A winload that the stand-in boot managers take for whole, from the bytes of a PE file.
+
+    Length, CRC-32 and token lie behind ``LOADER_MAGIC`` at the end: a boot manager that says
+    the token has read every byte.
+
+    Raises:
+        UsageError: a token that can't be.
+    """
+    return _patch(frame + LOADER_MAGIC + bytes(_HEADER.size), LOADER_MAGIC, token)
+
+
+def build_uefi_manager(generation: str, work_dir: Path) -> bytes:
+    """The stand-in for bootmgfw.efi, x86_64, which says ``generation`` ("2011" or "2023").
+
+    Raises:
+        ToolError: gcc or ld is missing or failed.
+    """
+    return build_bootx64(f"generation-{generation}", work_dir)
+
+
+def build_bios_manager(work_dir: Path, *, size: int = 493_000) -> bytes:
+    """The stand-in for BOOTMGR, ``size`` bytes long.
+
+    Raises:
+        ToolError: nasm, gcc or ld is missing or failed.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    return build_bootmgr("bios-manager", size=size)
 
 
 def _patch(program: bytes, magic: bytes, token: str) -> bytes:
