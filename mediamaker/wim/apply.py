@@ -27,6 +27,7 @@ from mediamaker.wim.meter import NotCarried, WimMeter
 from mediamaker.wim.ntfs_volume import is_ntfs_volume, open_ntfs_volume, survey_ntfs
 from mediamaker.wim.writing import ImageSource, open_source_wim
 from mediamaker.wimlib.flags import ExtractFlags
+from mediamaker.wimlib.wim import Wim
 
 TargetKind = Literal["directory", "ntfs"]
 _NAMES_SHOWN = 5
@@ -76,8 +77,10 @@ def apply_image(
     if strict:
         flags |= ExtractFlags.STRICT_TIMESTAMPS | ExtractFlags.STRICT_SYMLINKS
     with open_source_wim(source, meter) as wim:
-        # The image first: a wrong number must not be found out after the target was touched.
+        # The image and its contents first: a wrong number or a part that was not given must not
+        # be found out after the target was touched.
         number = resolve_image(wim, image, path)
+        wim.check_resources(number)
         kind: TargetKind = "ntfs" if is_ntfs_volume(target) else "directory"
         if kind == "ntfs":
             if merge or unix_data:
@@ -85,19 +88,13 @@ def apply_image(
                     f"{target}: an NTFS volume takes whole images only, without Unix data"
                 )
             check_empty_volume(target)
-            flags |= ExtractFlags.NTFS
             if strict:
                 flags |= ExtractFlags.STRICT_ACLS | ExtractFlags.STRICT_SHORT_NAMES
         else:
             _check_directory(target, merge=merge)
-        try:
-            wim.extract_image(number, target, flags)
-        except MediaError as error:
-            error.message += f"; what is on {target} now is incomplete"
-            raise
-        except KeyboardInterrupt:
-            meter.notify(f"what is on {target} now is incomplete")
-            raise
+        if kind == "ntfs":
+            flags |= ExtractFlags.NTFS
+        extract_whole(wim, number, target, flags, meter)
     if kind == "directory":
         _flush(target)
     return ApplyResult(
@@ -110,13 +107,29 @@ def apply_image(
     )
 
 
-def check_empty_volume(target: Path) -> None:
+def extract_whole(
+    wim: Wim, number: int, target: Path, flags: ExtractFlags, meter: WimMeter
+) -> None:
+    """Extract an image; what interrupts it says that the target is incomplete now."""
+    try:
+        wim.extract_image(number, target, flags)
+    except MediaError as error:
+        error.message += f"; what is on {target} now is incomplete"
+        raise
+    except KeyboardInterrupt:
+        meter.notify(f"what is on {target} now is incomplete")
+        raise
+
+
+def check_empty_volume(target: Path, *, is_held: bool = False) -> None:
     """An NTFS volume that has nothing but its own files, and that nobody uses.
+
+    ``is_held``: the caller has the whole disk open with O_EXCL.
 
     Raises:
         TargetRefusedError: it is in use, or holds files; FormatError: it is not NTFS.
     """
-    with open_ntfs_volume(target, writable=True) as descriptor:
+    with open_ntfs_volume(target, writable=True, is_held=is_held) as descriptor:
         survey = survey_ntfs(descriptor, target)
     if survey.root_names:
         names = ", ".join(survey.root_names[:_NAMES_SHOWN])

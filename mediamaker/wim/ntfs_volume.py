@@ -52,8 +52,11 @@ class NtfsSurvey:
 
 
 @contextmanager
-def open_ntfs_volume(path: Path, *, writable: bool) -> Iterator[int]:
+def open_ntfs_volume(path: Path, *, writable: bool, is_held: bool = False) -> Iterator[int]:
     """A read-only descriptor of the volume; a block device stays ours alone for the block.
+
+    ``is_held`` says that the caller has the whole disk open with O_EXCL: then nobody can have
+    mounted a partition of it, and the kernel would refuse us, too.
 
     Raises:
         TargetRefusedError: it is no file or block device, or is mounted or otherwise in use.
@@ -62,7 +65,12 @@ def open_ntfs_volume(path: Path, *, writable: bool) -> Iterator[int]:
     try:
         # O_EXCL of a block device fails while it is mounted, in any mount namespace.
         is_block = stat.S_ISBLK(path.stat().st_mode)
-        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_EXCL if is_block else 0)
+        flags = (
+            os.O_RDONLY
+            | os.O_CLOEXEC
+            | os.O_NONBLOCK
+            | (os.O_EXCL if is_block and not is_held else 0)
+        )
         descriptor = os.open(path, flags)
     except OSError as error:
         raise TargetRefusedError(

@@ -196,6 +196,23 @@ class WimHandle:
         self._direct(f"listing {path} of image {image}", function)
         return tuple(entries)
 
+    def check_resources(self, image: int) -> None:
+        """See that the contents of all files of an image are in the files that are open.
+
+        Raises:
+            WimlibSourceError: something is missing, such as a part of a split WIM.
+        """
+        callback = self._ffi.callback(
+            "int(const mm_dir_entry *, void *)", lambda _entry, _context: 0, error=-1
+        )
+        flags = IterateFlags.RECURSIVE | IterateFlags.RESOURCES_NEEDED
+        self._direct(
+            f"looking for the contents of image {image}",
+            lambda wim: int(
+                self._c.wimlib_iterate_dir_tree(wim, image, b"/", flags, callback, self._ffi.NULL)
+            ),
+        )
+
     # The handle is asked for where its lock is held: another thread may have closed it meanwhile.
 
     def _direct(self, what: str, function: Callable[[Any], int]) -> None:

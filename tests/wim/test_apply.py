@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from mediamaker.errors import FormatError, TargetRefusedError, UsageError
+from mediamaker.errors import FormatError, SourceError, TargetRefusedError, UsageError
 from mediamaker.execute.progress import Progress, ignore_event
 from mediamaker.wim.apply import apply_image
 from mediamaker.wim.capture import CaptureRequest, capture_image
@@ -127,6 +127,23 @@ def test_parts_of_a_split_wim(tmp_path):
     assert others
     apply(first, tmp_path / "out", part_paths=others)
     run("diff", "-r", tree, tmp_path / "out")
+
+
+def test_a_missing_part_is_found_before_the_target_is_touched(tmp_path):
+    tree = make_tree(tmp_path / "tree", 1, random.Random(1).randbytes(300_000))
+    run("wimlib-imagex", "capture", tree, tmp_path / "x.wim", "x")
+    run("wimlib-imagex", "split", tmp_path / "x.wim", tmp_path / "s.swm", "0.1")
+    first, *others = sorted(tmp_path.glob("s*.swm"), key=lambda path: (len(path.name), path))
+    assert len(others) >= 2
+    volume = make_volume(tmp_path / "v.img")
+    before = volume.read_bytes()
+    for target in (tmp_path / "out", volume):
+        with pytest.raises(SourceError, match="not found|missing") as caught:
+            apply(first, target, part_paths=others[1:])
+        assert "parts of the split WIM" in caught.value.hint
+        assert "incomplete" not in caught.value.message
+    assert not (tmp_path / "out").exists()
+    assert volume.read_bytes() == before
 
 
 def test_what_a_directory_does_not_take_is_counted(tmp_path):
