@@ -33,7 +33,7 @@ from mediamaker.extents import (
 )
 from mediamaker.plan.geometry import Geometry
 from mediamaker.plan.model import Plan, PlannedPartition
-from mediamaker.plan.request import Layout
+from mediamaker.plan.request import PlanLayout, parse_plan_layout
 from mediamaker.sources.identity import SourceFile
 from mediamaker.units import MIB
 
@@ -47,7 +47,7 @@ Json = dict[str, Any]
 
 def compute_plan_id(
     geometry: Geometry,
-    layout: Layout,
+    layout: PlanLayout,
     extents: ExtentMap,
     commit: tuple[tuple[int, int], ...],
     sources: tuple[SourceFile, ...],
@@ -125,7 +125,7 @@ def _plan_from_json(data: Any) -> Plan:
     plan = Plan(
         plan_id=str(data["plan_id"]),
         geometry=Geometry(**{key: int(value) for key, value in data["geometry"].items()}),
-        layout=Layout(data["layout"]),
+        layout=parse_plan_layout(data["layout"]),
         extents=ExtentMap(tuple(_extent_from_json(item, literals) for item in data["extents"])),
         commit=tuple((int(start), int(end)) for start, end in data["commit"]),
         sources=tuple(_source_file_from_json(item) for item in data["sources"]),

@@ -25,6 +25,8 @@ from mediamaker.formats.mbr import ENTRY_COUNT as MBR_PARTITIONS_MAX
 from mediamaker.formats.mbr import TYPE_EMPTY, TYPE_GPT_PROTECTIVE
 from mediamaker.units import KIB, MIB, format_size
 
+_TEXT_MAX = 120
+
 Table = Literal["gpt", "mbr"]
 FileSystem = Literal["fat32", "ntfs"]
 
@@ -116,6 +118,9 @@ class DiskLayout:
     partitions: tuple[PartitionSpec, ...]
 
     def __post_init__(self) -> None:
+        for key, text in (("name", self.name), ("summary", self.summary)):
+            if len(text) > _TEXT_MAX or not text.isprintable():
+                raise FormatError(f"{key}: {text[:_TEXT_MAX]!r} is not one short line")
         _check_counts(self)
         for number, spec in enumerate(self.partitions, start=1):
             _check_for_table(self.table, number, spec)

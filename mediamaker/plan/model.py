@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mediamaker.extents import ExtentMap
 from mediamaker.plan.geometry import Geometry
-from mediamaker.plan.request import Layout
+from mediamaker.plan.request import PlanLayout
 from mediamaker.sources.identity import SourceFile
 
 
@@ -44,7 +44,7 @@ class Plan:
 
     plan_id: str
     geometry: Geometry
-    layout: Layout
+    layout: PlanLayout
     extents: ExtentMap
     commit: tuple[tuple[int, int], ...]
     sources: tuple[SourceFile, ...]

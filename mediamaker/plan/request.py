@@ -23,6 +23,35 @@ class Layout(StrEnum):
         return _SUMMARIES[self]
 
 
+class InstalledLayout(StrEnum):
+    """The table of a disk that gets an installed Windows; a ``DiskLayout`` says the rest."""
+
+    GPT = "windows-gpt"
+    MBR = "windows-mbr"
+
+    @property
+    def summary(self) -> str:
+        """One line of help."""
+        return _INSTALLED_SUMMARIES[self]
+
+
+PlanLayout = Layout | InstalledLayout
+
+
+def parse_plan_layout(text: str) -> PlanLayout:
+    """The layout of that value.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return InstalledLayout(text) if text in set(InstalledLayout) else Layout(text)
+
+
+_INSTALLED_SUMMARIES = {
+    InstalledLayout.GPT: "GPT with an installed Windows",
+    InstalledLayout.MBR: "MBR with an installed Windows",
+}
+
 _SUMMARIES = {
     Layout.MBR_FAT32: "one active FAT32 partition; boots under BIOS and UEFI",
     Layout.MBR_FAT32_EXFAT: (
