@@ -11,8 +11,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import compress, islice
 from operator import gt, itemgetter
 from typing import NoReturn
 
@@ -29,7 +29,6 @@ from mediamaker.formats.wim import (
     check_wim_header,
 )
 from mediamaker.formats.wim_blobs import (
-    BLOB_ROW,
     SOLID_RESOURCE_MARK,
     ZERO_SHA1,
     BlobEntry,
@@ -59,6 +58,19 @@ class SolidResource:
     header: SolidHeader
 
 
+@dataclass(frozen=True, slots=True)
+class DataRows:
+    """The plain data rows in the order in which their resources lie in the file, as columns.
+
+    ``rows`` are indexes of the table; the resource of each takes ``[start, end)`` of the file.
+    Columns, because a loop over 100,000 rows takes longer than all else that a split does.
+    """
+
+    rows: array[int] = field(default_factory=lambda: array("I"))
+    starts: array[int] = field(default_factory=lambda: array("Q"))
+    ends: array[int] = field(default_factory=lambda: array("Q"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WimFile:
     """A WIM (or one part of a split one) as its tables describe it; ``size`` in bytes."""
@@ -70,6 +82,7 @@ class WimFile:
     xml: bytes
     size: int
     solid_resources: tuple[SolidResource, ...] = ()
+    data: DataRows = field(default_factory=DataRows)
 
     @property
     def is_solid(self) -> bool:
@@ -124,7 +137,7 @@ def parse_wim_tables(
             f"{what}: WIM image count: expected {header.image_count} as in the header, "
             f"got {len(images)} in the XML"
         )
-    metadata = _check_blobs(table, header, size, what)
+    metadata, data = _check_blobs(table, header, size, what)
     expected_count = header.image_count if header.part_number == 1 else 0
     if len(metadata) != expected_count:
         raise FormatError(
@@ -149,6 +162,7 @@ def parse_wim_tables(
             SolidResource(resource=resource, header=solid_header)
             for resource, solid_header in zip(resources, solid_headers, strict=True)
         ),
+        data=data,
     )
 
 
@@ -217,17 +231,19 @@ def _is_solid_resource(row: BlobRow, part_number: int) -> bool:
 
 def _check_blobs(
     table: BlobTable, header: WimHeader, size: int, what: str
-) -> tuple[BlobEntry, ...]:
+) -> tuple[tuple[BlobEntry, ...], DataRows]:
     """Ranges inside the file and apart from each other, sizes that are possible.
 
-    Returns the metadata rows.
+    Returns the metadata rows, and the data rows in the order of the file.
     """
     chunk_size = header.chunk_size or CHUNK_SIZE_DEFAULT
-    stored, metadata = array("I"), array("I")
+    rows, starts, ends = array("I"), array("Q"), array("Q")
+    metadata: list[int] = []
     for index, row in live_rows(table, header.part_number):
         size_and_flags, offset, uncompressed_size, _, _, sha1 = row
         size_in_wim = size_and_flags & SIZE_IN_WIM_MAX
-        if offset < HEADER_SIZE or offset + size_in_wim > size:
+        end = offset + size_in_wim
+        if offset < HEADER_SIZE or end > size:
             _raise_outside(what, f"resource {sha1.hex()}", table[index].resource, size)
         if size_and_flags & _COMPRESSED:
             # Nine bytes a chunk are more than the bound ever is, and quicker to tell.
@@ -244,17 +260,40 @@ def _check_blobs(
                 f"{what}: WIM resource {sha1.hex()} of {uncompressed_size} bytes: "
                 f"expected {bound}{size_min} bytes in the file, got {size_in_wim}"
             )
-        stored.append(index)
         if size_and_flags & _METADATA:
             metadata.append(index)
+        rows.append(index)
+        starts.append(offset)
+        ends.append(end)
+    others = set(metadata)
     for index, row in enumerate(table.rows() if _has_solid_rows(table) else ()):
         if row[0] & _SOLID and _is_solid_resource(row, header.part_number):
             resource = table[index].resource
             if resource.offset < HEADER_SIZE or resource.end > size:
                 _raise_outside(what, "solid resource", resource, size)
-            stored.append(index)
-    _check_apart(table, header, sorted_by_offset(table, stored), what)
-    return tuple(table[index] for index in metadata)
+            others.add(index)
+            rows.append(index)
+            starts.append(resource.offset)
+            ends.append(resource.end)
+    stored = _in_file_order(rows, starts, ends)
+    _check_apart(table, header, stored, what)
+    is_data = [index not in others for index in stored.rows]
+    data = DataRows(
+        array("I", compress(stored.rows, is_data)),
+        array("Q", compress(stored.starts, is_data)),
+        array("Q", compress(stored.ends, is_data)),
+    )
+    return tuple(table[index] for index in metadata), data
+
+
+def _in_file_order(rows: array[int], starts: array[int], ends: array[int]) -> DataRows:
+    if any(map(gt, starts, islice(starts, 1, None))):
+        # Ties in table order: sorted() is stable, so the result is always the same.
+        order = array("I", sorted(range(len(rows)), key=starts.__getitem__))
+        rows = array("I", map(rows.__getitem__, order))
+        starts = array("Q", map(starts.__getitem__, order))
+        ends = array("Q", map(ends.__getitem__, order))
+    return DataRows(rows, starts, ends)
 
 
 def _compressed_size_min(uncompressed_size: int, chunk_size: int) -> int:
@@ -263,31 +302,26 @@ def _compressed_size_min(uncompressed_size: int, chunk_size: int) -> int:
     return (chunk_count - 1) * (8 if uncompressed_size > 4 * GIB else 4) + chunk_count
 
 
-def _check_apart(table: BlobTable, header: WimHeader, ordered: array[int], what: str) -> None:
+def _check_apart(table: BlobTable, header: WimHeader, stored: DataRows, what: str) -> None:
     """Two resources are the same bytes or share none; nor do they share any with a table."""
-    starts = array("Q")
-    last_start, last_end, last_index = 0, 0, 0
-    data, unpack = table.data, BLOB_ROW.unpack_from
-    for index in ordered:
-        size_and_flags, start, _, _, _, sha1 = unpack(data, index * BLOB_ENTRY_SIZE)
-        end = start + (size_and_flags & SIZE_IN_WIM_MAX)
-        if start < last_end and (start, end) != (last_start, last_end):
-            raise FormatError(
-                f"{what}: WIM resource {sha1.hex()} {format_range(start, end)} overlaps "
-                f"{table[last_index].sha1.hex()} {format_range(last_start, last_end)}"
-            )
-        starts.append(start)
-        last_start, last_end, last_index = start, end, index
-    for name, resource in header.tables():
-        before = bisect_left(starts, resource.end) - 1
-        if before >= 0 and resource.size_in_wim:
-            blob = table[ordered[before]]
-            if blob.resource.end > resource.offset:
+    starts, ends = stored.starts, stored.ends
+    if any(map(gt, ends, islice(starts, 1, None))):
+        for at in range(1, len(starts)):
+            before, now = (starts[at - 1], ends[at - 1]), (starts[at], ends[at])
+            if now[0] < before[1] and now != before:
                 raise FormatError(
-                    f"{what}: WIM resource {blob.sha1.hex()} "
-                    f"{format_range(blob.offset, blob.resource.end)} overlaps the {name} "
-                    f"{format_range(resource.offset, resource.end)}"
+                    f"{what}: WIM resource {table[stored.rows[at]].sha1.hex()} "
+                    f"{format_range(*now)} overlaps {table[stored.rows[at - 1]].sha1.hex()} "
+                    f"{format_range(*before)}"
                 )
+    for name, resource in header.tables():
+        last = bisect_left(starts, resource.end) - 1
+        if last >= 0 and resource.size_in_wim and ends[last] > resource.offset:
+            raise FormatError(
+                f"{what}: WIM resource {table[stored.rows[last]].sha1.hex()} "
+                f"{format_range(starts[last], ends[last])} overlaps the {name} "
+                f"{format_range(resource.offset, resource.end)}"
+            )
 
 
 def _check_solid_runs(

@@ -13,6 +13,8 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress, count, islice, repeat
+from operator import ne
 
 from mediamaker.errors import NotRepresentableError
 from mediamaker.extents import Literal, Piece, Zeros, coalesce_pieces, slice_source
@@ -27,10 +29,11 @@ from mediamaker.formats.wim import (
     WimHeader,
     pack_wim_header,
 )
-from mediamaker.formats.wim_blobs import BLOB_ROW
-from mediamaker.formats.wim_file import WimFile, live_rows, sorted_by_offset
+from mediamaker.formats.wim_blobs import BLOB_ROW, BlobEntry
+from mediamaker.formats.wim_file import WimFile, live_rows
 
-_METADATA = ResourceFlag.METADATA << 56
+_ROWS_AT_ONCE = 4096
+"""Columns of this many are as fast as all at once, and take no memory to speak of."""
 _SPANNED = ResourceFlag.SPANNED << 56
 
 
@@ -110,62 +113,112 @@ def check_whole(wim: WimFile, stem: str) -> None:
 
 @dataclass(slots=True)
 class _Content:
-    """What goes into one part: row indexes in table order, and their size with their rows.
+    """What goes into one part: metadata rows in table order, and slices of the data rows.
 
-    ``position`` is where the metadata end.
+    ``size`` is with tables; ``position`` is where the next resource would go.
     """
 
     size: int
-    rows: array[int] = field(default_factory=lambda: array("I"))
+    metadata: tuple[BlobEntry, ...] = ()
+    slices: list[tuple[int, int]] = field(default_factory=list)
     position: int = HEADER_SIZE
 
 
 def _assign(wim: WimFile, part_size_max: int, stem: str, alignment: int) -> list[_Content]:
-    """Fill parts greedily in the order of the source."""
-    table = wim.blobs
+    """Fill parts greedily in the order of the source.
+
+    Not resource by resource but run by run: most files are one run, in which every resource
+    follows the one before, and where a part ends in it is found by bisection.
+    """
+    _check_no_spanned(wim, stem)
     fixed_size = HEADER_SIZE + len(wim.xml)
-    metadata, data = array("I"), array("I")
-    for index, row in live_rows(table, wim.part_number):
-        flags = row[0]
-        if flags & _SPANNED:
-            raise NotRepresentableError(
-                f"{stem}: the resource {table[index].sha1.hex()} is marked as spread over "
-                "several parts already"
-            )
-        (metadata if flags & _METADATA else data).append(index)
     # Metadata stays in table order: that is what says which image it belongs to.
-    part = _Content(fixed_size, metadata)
-    for rows, start, stored_size in group_rows(wim, metadata):
-        padding = (start - part.position) % alignment
-        part.position += padding + stored_size
-        part.size += padding + stored_size + BLOB_ENTRY_SIZE * len(rows)
+    part = _Content(fixed_size, wim.metadata)
+    last_offset = -1
+    for blob in wim.metadata:
+        part.size += BLOB_ENTRY_SIZE
+        if blob.offset != last_offset:
+            taken = (blob.offset - part.position) % alignment + blob.size_in_wim
+            part.position += taken
+            part.size += taken
+            last_offset = blob.offset
     check_metadata_fits(wim, part.size, part_size_max, stem)
     parts = [part]
-    # Plain names, not attributes: this loop is most of the time that a split of many files takes.
-    size, position = part.size, part.position
-    for rows, start, stored_size in group_rows(wim, sorted_by_offset(table, data)):
-        row_size = BLOB_ENTRY_SIZE * len(rows)
-        padding = (start - position) % alignment
-        if size + padding + stored_size + row_size > part_size_max:
-            part.size = size
-            part = _Content(fixed_size)
-            size, position = part.size, part.position
-            padding = (start - position) % alignment
-            if size + padding + stored_size + row_size > part_size_max:
-                raise NotRepresentableError(
-                    f"{stem}: the resource {table[rows[0]].sha1.hex()} has {stored_size} bytes; "
-                    f"a part may have {part_size_max}, of which {part_size_max - fixed_size} "
-                    "are for resources and their table, and a resource can't be divided",
-                    hint="if it compresses better it may fit: mediamaker wim optimize SOURCE "
-                    f"{stem}.wim --for network",
-                )
-            check_part_count(len(parts) + 1, part_size_max, stem)
-            parts.append(part)
-        part.rows.extend(rows)
-        size += padding + stored_size + row_size
-        position += padding + stored_size
-    part.size = size
+    starts, ends = wim.data.starts, wim.data.ends
+    for run_start, run_end in _find_runs(wim):
+        at = run_start
+        while at < run_end:
+            start = starts[at]
+            padding = (start - part.position) % alignment
+            # What part.size becomes with the rows from ``at`` to ``last``, less ends and rows.
+            base = part.size + padding - start - BLOB_ENTRY_SIZE * (at - 1)
+            last = run_end - 1
+            if base + ends[last] + BLOB_ENTRY_SIZE * last > part_size_max:
+                last = _last_that_fits(wim, at, run_end, part_size_max - base)
+            if last < at:
+                if not part.slices and not part.metadata:
+                    raise _too_large(wim, at, part_size_max, fixed_size, stem)
+                check_part_count(len(parts) + 1, part_size_max, stem)
+                part = _Content(fixed_size)
+                parts.append(part)
+                continue
+            part.slices.append((at, last + 1))
+            part.size = base + ends[last] + BLOB_ENTRY_SIZE * last
+            part.position += padding + ends[last] - start
+            at = last + 1
     return parts
+
+
+def _find_runs(wim: WimFile) -> Iterator[tuple[int, int]]:
+    """Slices of the data rows in which each resource follows the last one, or is the same."""
+    starts = wim.data.starts
+    run_start = 0
+    for at in compress(count(1), map(ne, islice(starts, 1, None), wim.data.ends)):
+        if starts[at] != starts[at - 1]:
+            yield run_start, at
+            run_start = at
+    if run_start < len(starts):
+        yield run_start, len(starts)
+
+
+def _last_that_fits(wim: WimFile, first: int, end: int, size_max: int) -> int:
+    """The last of the data rows ``[first, end)`` to which they fit; ``first - 1`` if none does."""
+    starts, ends = wim.data.starts, wim.data.ends
+    fitting = bisect_right(
+        range(first, end), size_max, key=lambda at: ends[at] + BLOB_ENTRY_SIZE * at
+    )
+    last = first + fitting - 1
+    # Rows of the same bytes stay together.
+    while first <= last < end - 1 and starts[last + 1] == starts[last]:
+        last -= 1
+    return last
+
+
+def _too_large(
+    wim: WimFile, at: int, part_size_max: int, fixed_size: int, stem: str
+) -> NotRepresentableError:
+    stored_size = wim.data.ends[at] - wim.data.starts[at]
+    return NotRepresentableError(
+        f"{stem}: the resource {wim.blobs[wim.data.rows[at]].sha1.hex()} has {stored_size} bytes; "
+        f"a part may have {part_size_max}, of which {part_size_max - fixed_size} "
+        "are for resources and their table, and a resource can't be divided",
+        hint="if it compresses better it may fit: mediamaker wim optimize SOURCE "
+        f"{stem}.wim --for network",
+    )
+
+
+def _check_no_spanned(wim: WimFile, stem: str) -> None:
+    # From the flag bytes alone: no real file has such a row.
+    flags_offset = 7  # the top byte of the first field, which is little-endian
+    flags = set(wim.blobs.data[flags_offset::BLOB_ENTRY_SIZE])
+    if not any(value & ResourceFlag.SPANNED for value in flags):
+        return
+    for _, row in live_rows(wim.blobs, wim.part_number):
+        if row[0] & _SPANNED:
+            raise NotRepresentableError(
+                f"{stem}: the resource {row[5].hex()} is marked as spread over "
+                "several parts already"
+            )
 
 
 def check_metadata_fits(wim: WimFile, size: int, part_size_max: int, stem: str) -> None:
@@ -225,30 +278,40 @@ def _render(
     blob_table = bytearray()
     # Padding before a run, and where in the source the run begins and ends.
     runs: list[tuple[int, int, int]] = []
-    run_padding, run_start = 0, 0
-    last_start, last_is_metadata, last_end, last_place = -1, 0, -1, 0
+
+    def place(start: int, end: int) -> int:
+        """Where ``[start, end)`` of the source goes, behind all that came before."""
+        nonlocal position
+        padding = (start - position) % alignment
+        if runs and start == runs[-1][2]:
+            runs[-1] = (*runs[-1][:2], end)
+        else:
+            runs.append((padding, start, end))
+        placed = position + padding
+        position = placed + end - start
+        return placed
+
     data, unpack, pack = wim.blobs.data, BLOB_ROW.unpack_from, BLOB_ROW.pack
-    for index in content.rows:
-        size_and_flags, start, uncompressed_size, _, references, sha1 = unpack(
-            data, index * BLOB_ENTRY_SIZE
-        )
-        end = start + (size_and_flags & SIZE_IN_WIM_MAX)
-        is_metadata = size_and_flags & _METADATA
-        if start != last_start or is_metadata != last_is_metadata:
-            padding = (start - position) % alignment
-            last_place = position + padding
-            position = last_place + end - start
-            # A run is closed when it ends: most resources follow the one before.
-            if start != last_end or not run_start:
-                if run_start:
-                    runs.append((run_padding, run_start, last_end))
-                run_padding, run_start = padding, start
-        last_start, last_is_metadata, last_end = start, is_metadata, end
+    last_offset, placed = -1, 0
+    for blob in content.metadata:
+        if blob.offset != last_offset:
+            placed = place(blob.offset, blob.resource.end)
+            last_offset = blob.offset
+        word = blob.size_in_wim | blob.flags << 56
         blob_table += pack(
-            size_and_flags, last_place, uncompressed_size, part_number, references, sha1
+            word, placed, blob.uncompressed_size, part_number, blob.reference_count, blob.sha1
         )
-    if run_start:
-        runs.append((run_padding, run_start, last_end))
+    starts, ends = wim.data.starts, wim.data.ends
+    for first, end in content.slices:
+        moved = place(starts[first], ends[end - 1]) - starts[first]
+        for low in range(first, end, _ROWS_AT_ONCE):
+            high = min(low + _ROWS_AT_ONCE, end)
+            rows = [unpack(data, index * BLOB_ENTRY_SIZE) for index in wim.data.rows[low:high]]
+            words, _, sizes, _, references, sha1s = zip(*rows, strict=True)
+            offsets = map(moved.__add__, starts[low:high])
+            blob_table += b"".join(
+                map(pack, words, offsets, sizes, repeat(part_number), references, sha1s)
+            )
     table_place = header.blob_table._replace(
         offset=position, size_in_wim=len(blob_table), uncompressed_size=len(blob_table)
     )
