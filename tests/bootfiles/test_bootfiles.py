@@ -117,3 +117,12 @@ def test_no_bootfiles_at_all(tmp_path, monkeypatch):
     monkeypatch.setattr(bootcode, "__file__", str(tmp_path / "a" / "b" / "bootcode.py"))
     with pytest.raises(ToolError, match="boot programs are missing"):
         bootcode.load_mbr_code()
+
+
+def test_ntfs_boot_code_fits_its_place():
+    code = bootcode.load_ntfs_boot_code()
+    assert code[:3] == b"\xeb\x52\x90"
+    assert not any(code[0x03:0x54])
+    assert code[510:512] == b"\x55\xaa"
+    assert 512 < len(code) <= 8192
+    assert len(code) % 512 == 0
