@@ -129,7 +129,10 @@ def add_optimize_arguments(parser: argparse.ArgumentParser) -> None:
         "--images", metavar="1,6", help="keep only these images (numbers or names; one FILE)"
     )
     parser.add_argument(
-        "--fit", type=size_argument, metavar="SIZE", help="recompress only as far as this needs"
+        "--fit",
+        type=size_argument,
+        metavar="SIZE",
+        help="of at most this size; for fat32 only as much is compressed again as that needs",
     )
     parser.add_argument(
         "--for",
@@ -162,10 +165,17 @@ def run_optimize(args: argparse.Namespace, output: Output) -> ExitCode:
         path=str(result.path),
         images=[image.name for image in result.images],
         boot_index=result.boot_index,
-        is_recompressed=result.is_recompressed,
+        is_recompressed=result.copied_count < result.blob_count,
+        blob_count=result.blob_count,
+        copied_blob_count=result.copied_count,
         **_savings_to_json(result.savings),
     )
-    how = "recompressed" if result.is_recompressed else "copied as stored where possible"
+    anew = result.blob_count - result.copied_count
+    how = (
+        f"{anew} of {result.blob_count} blobs compressed again, the others copied as stored"
+        if anew
+        else "everything copied as stored"
+    )
     output.result(
         "\n".join([f"{result.path}: {len(result.images)} images, {how}", *_show(result.savings)])
     )
@@ -240,15 +250,18 @@ def _savings_to_json(savings: Savings) -> dict[str, Any]:
         "saved_by_dropping": savings.dropped,
         "saved_by_dedup": savings.shared,
         "saved_by_recompressing": savings.recompressed,
+        "saved_in_tables": savings.tables,
     }
 
 
 def _show(savings: Savings) -> list[str]:
-    facts = {
-        "before": savings.size_before,
-        "after": savings.size_after,
-        "saved by dropping": savings.dropped,
-        "saved by dedup": savings.shared,
-        "saved by recompressing": savings.recompressed,
-    }
+    facts = {"before": savings.size_before, "after": savings.size_after}
+    for key, size in (
+        ("by dropping", savings.dropped),
+        ("by dedup", savings.shared),
+        ("by recompressing", savings.recompressed),
+        ("in tables", savings.tables),
+    ):
+        # What takes more than before is called so: nobody saves less than nothing.
+        facts[f"saved {key}" if size >= 0 else f"more {key}"] = abs(size)
     return [f"  {key:<22} {format_size(size):>10}" for key, size in facts.items()]

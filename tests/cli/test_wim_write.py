@@ -98,7 +98,14 @@ def test_optimize_says_what_was_saved(run, wim, tree, tmp_path):
     assert result["size_before"] == wim.stat().st_size
     assert result["size_after"] == out.stat().st_size
     assert result["size_before"] - result["size_after"] == (
-        result["saved_by_dropping"] + result["saved_by_dedup"] + result["saved_by_recompressing"]
+        result["saved_by_dropping"]
+        + result["saved_by_dedup"]
+        + result["saved_by_recompressing"]
+        + result["saved_in_tables"]
+    )
+    assert (result["is_recompressed"], result["copied_blob_count"]) == (
+        False,
+        result["blob_count"],
     )
     wimlib("verify", out)
     assert run.json("wim", "optimize", wim, tmp_path / "no.wim", "--fit", "1KiB")[0] == 3

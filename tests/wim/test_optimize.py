@@ -2,10 +2,11 @@
 """Optimise, judged by wimlib-imagex and 7-Zip."""
 
 import random
+import re
 
 import pytest
 
-from mediamaker.errors import NotRepresentableError, TargetRefusedError, UsageError
+from mediamaker.errors import NotRepresentableError, SourceError, TargetRefusedError, UsageError
 from mediamaker.execute.progress import Notice, Progress
 from mediamaker.wim.optimize import optimize_wim
 from mediamaker.wim.writing import ImageSource
@@ -45,8 +46,10 @@ def optimize(sources, path, **options):
     savings = result.savings
     assert savings.size_after == path.stat().st_size
     assert savings.size_before == savings.size_after + (
-        savings.dropped + savings.shared + savings.recompressed
+        savings.dropped + savings.shared + savings.recompressed + savings.tables
     )
+    assert savings.dropped >= 0
+    assert savings.shared >= 0
     return result, events
 
 
@@ -121,26 +124,110 @@ def test_network_compresses_everything_again(trees, tmp_path):
     run("wimlib-imagex", "capture", trees["a"], quick, "A", "--compress=LZX:10")
     result, _ = optimize([quick], path, purpose="network")
     check(path)
-    assert result.is_recompressed
+    assert result.copied_count == 0
     assert result.savings.recompressed > 0
     assert path.stat().st_size < quick.stat().st_size
 
 
-def test_fit_recompresses_only_when_it_must(trees, tmp_path):
+def blobs(path):
+    """Stored size and flags of every blob in wimlib's words, by SHA-1."""
+    found = {}
+    for block in run("wimlib-imagex", "info", path, "--blobs").split("\n\n"):
+        facts = dict(re.findall(r"^\s*(.+?)\s+= (.*)$", block, re.MULTILINE))
+        if "Hash" in facts:
+            found[facts["Hash"]] = facts["Compressed size"], facts["Flags"]
+    return found
+
+
+def test_fit_recompresses_only_as_much_as_it_must(trees, tmp_path):
     quick = tmp_path / "quick.wim"
-    run("wimlib-imagex", "capture", trees["a"], quick, "A", "--compress=LZX:10")
+    run("wimlib-imagex", "capture", trees["a"], quick, "A", "--compress=LZX:10", "--boot")
     size = quick.stat().st_size
     loose, _ = optimize([quick], tmp_path / "loose.wim", fit_size=size)
-    assert not loose.is_recompressed
+    assert loose.copied_count == loose.blob_count
     best, _ = optimize([quick], tmp_path / "best.wim", purpose="network")
-    tight_size = best.savings.size_after
-    tight, events = optimize([quick], tmp_path / "tight.wim", fit_size=tight_size)
-    assert tight.is_recompressed
-    assert tight.savings.size_after <= tight_size
-    assert any("more thoroughly" in getattr(event, "message", "") for event in events)
-    with pytest.raises(NotRepresentableError, match="which is 1 more than"):
-        optimize([quick], tmp_path / "none.wim", fit_size=tight_size - 1)
-    assert listing(tmp_path) == ["best.wim", "loose.wim", "quick.wim", "tight.wim"]
+    least_size = best.savings.size_after
+    before = blobs(quick)
+    counts = []
+    for number, fit_size in enumerate((size - 1, (size + least_size) // 2, least_size)):
+        path = tmp_path / f"tight{number}.wim"
+        result, events = optimize([quick], path, fit_size=fit_size)
+        assert result.savings.size_after <= fit_size
+        assert result.boot_index == 1
+        check(path)
+        assert_image_is(path, 1, trees["a"], tmp_path / f"out{number}")
+        assert info(path)["Chunk Size"] == "32768 bytes"
+        after = blobs(path)
+        assert after.keys() == before.keys()
+        anew = sum(after[sha1] != before[sha1] for sha1 in before)
+        assert anew == result.blob_count - result.copied_count
+        counts.append(anew)
+        assert any("until it fits" in getattr(event, "message", "") for event in events)
+        (tmp_path / f"out{number}").rename(tmp_path.parent / f"{tmp_path.name}-{number}")
+    # One blob is enough for one byte; the tightest needs nearly all.
+    assert counts[0] == 1
+    assert counts[0] < counts[1] < counts[2]
+    with pytest.raises(NotRepresentableError, match=r"which is [0-9]+ more than the 1000 that"):
+        optimize([quick], tmp_path / "none.wim", fit_size=1000)
+    assert "none.wim" not in listing(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_is_not_compressed_is_so_as_far_as_it_must(trees, tmp_path):
+    plain = tmp_path / "plain.wim"
+    run("wimlib-imagex", "capture", trees["a"], plain, "A", "--compress=none", "--boot")
+    run("wimlib-imagex", "append", trees["b"], plain, "B", "--flags=Professional")
+    size = plain.stat().st_size
+    as_it_is, _ = optimize([plain], tmp_path / "0.wim", fit_size=size)
+    assert as_it_is.copied_count == as_it_is.blob_count
+    assert info(tmp_path / "0.wim")["Compression"] == "None"
+    half, path = size - 60_000, tmp_path / "1.wim"
+    result, _ = optimize([plain], path, fit_size=half)
+    check(path)
+    assert path.stat().st_size <= half
+    assert info(path)["Compression"] == "LZX"
+    assert info(path)["Boot Index"] == "1"
+    assert 0 < result.copied_count < result.blob_count
+    # The largest that shrink were taken; what is random stays as it is.
+    kinds = {flags for _, flags in blobs(path).values()}
+    assert any("COMPRESSED" in flags for flags in kinds)
+    assert any("COMPRESSED" not in flags for flags in kinds)
+    for image, name in enumerate("ab", 1):
+        assert_image_is(path, image, trees[name], tmp_path / f"out{image}")
+    # With every level of effort it comes as near as everything at the thorough one.
+    best, _ = optimize([plain], tmp_path / "best.wim", purpose="network")
+    # (The XML says how large the file was, in a digit more.)
+    least_size = best.savings.size_after + 4
+    least, _ = optimize([plain], tmp_path / "2.wim", fit_size=least_size)
+    assert least.savings.size_after <= least_size
+    check(tmp_path / "2.wim")
+
+
+def test_fit_counts_the_integrity_table(trees, tmp_path):
+    plain, path = tmp_path / "plain.wim", tmp_path / "out.wim"
+    run("wimlib-imagex", "capture", trees["a"], plain, "A", "--compress=none")
+    fit_size = plain.stat().st_size - 50_000
+    optimize([plain], path, fit_size=fit_size, integrity=True)
+    assert path.stat().st_size <= fit_size
+    assert info(path)["Attributes"].find("Integrity") >= 0
+    run("wimlib-imagex", "info", path, "--check")
+    check(path)
+    data = bytearray(path.read_bytes())
+    data[5000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(AssertionError, match="integrity"):
+        run("wimlib-imagex", "info", path, "--check")
+
+
+def test_a_damaged_blob_is_not_packed_anew(trees, tmp_path):
+    plain, path = tmp_path / "plain.wim", tmp_path / "out.wim"
+    run("wimlib-imagex", "capture", trees["a"], plain, "A", "--compress=LZX:10")
+    data = bytearray(plain.read_bytes())
+    data[len(data) // 3] ^= 1
+    plain.write_bytes(data)
+    with pytest.raises(SourceError, match="SHA-1"):
+        optimize([plain], path, fit_size=len(data) - 20_000)
+    assert listing(tmp_path) == ["plain.wim"]
 
 
 def test_xpress_is_recompressed_without_being_told(trees, tmp_path):
