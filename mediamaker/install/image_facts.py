@@ -61,12 +61,20 @@ _OVERHEAD_SIZE: Final = 128 * MIB
 """The journal, the bitmap, the file table's first records and the index blocks' slack."""
 
 
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """A file of the image; ``size`` is in bytes."""
+
+    path: str
+    size: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
     """An image; ``number`` from 1. Paths are as the image writes them, without a leading slash.
 
-    ``boot_paths`` are the files below ``Windows/Boot``; ``loader_paths`` and
-    ``boot_manager_paths`` have what is there of those that a firmware starts.
+    ``boot_files`` are those below ``Windows/Boot``; ``loader_paths`` and ``boot_manager_paths``
+    have what is there of those that a firmware starts.
     """
 
     number: int
@@ -83,7 +91,7 @@ class ImageFacts:
     winre_path: str | None
     winre_size: int | None
     sdi_path: str | None
-    boot_paths: tuple[str, ...]
+    boot_files: tuple[ImageFile, ...]
     loader_paths: tuple[str, ...]
     boot_manager_paths: tuple[str, ...]
 
@@ -133,7 +141,7 @@ def check_installable(
             f"{name} is Windows PE, which runs from memory and is not installed",
             hint="choose another image: mediamaker wim info shows them",
         )
-    if not facts.boot_paths and not facts.loader_paths:
+    if not facts.boot_files and not facts.loader_paths:
         raise SourceError(
             f"{name} is not Windows: it has neither {BOOT_DIRECTORY} nor {_LOADER_PATHS[firmware]}",
             hint="mediamaker wim ls shows what is in it",
@@ -165,7 +173,9 @@ def _read_facts(wim: Wim, number: int, paths: Sequence[Path]) -> ImageFacts:
     info = next((one for one in described if one.number == number), WimImageInfo(number=number))
     tree = ImageTree(wim, number)
     boot_files = tuple(
-        entry.path.lstrip("/") for entry in tree.walk(BOOT_DIRECTORY) if is_plain_file(entry)
+        ImageFile(entry.path.lstrip("/"), data_size(entry))
+        for entry in tree.walk(BOOT_DIRECTORY)
+        if is_plain_file(entry)
     )
     loaders = _present(tree, _LOADER_PATHS.values())
     managers = _present(tree, dict.fromkeys(_BOOT_MANAGER_PATHS.values()))
@@ -190,7 +200,7 @@ def _read_facts(wim: Wim, number: int, paths: Sequence[Path]) -> ImageFacts:
         winre_path=None if winre is None or winre_size is None else winre.path.lstrip("/"),
         winre_size=winre_size,
         sdi_path=sdi,
-        boot_paths=boot_files,
+        boot_files=boot_files,
         loader_paths=loaders,
         boot_manager_paths=managers,
     )

@@ -138,7 +138,7 @@ def test_a_missing_part_is_found_before_the_target_is_touched(tmp_path):
     volume = make_volume(tmp_path / "v.img")
     before = volume.read_bytes()
     for target in (tmp_path / "out", volume):
-        with pytest.raises(SourceError, match="not found|missing") as caught:
+        with pytest.raises(SourceError, match="not found") as caught:
             apply(first, target, part_paths=others[1:])
         assert "parts of the split WIM" in caught.value.hint
         assert "incomplete" not in caught.value.message
