@@ -16,18 +16,36 @@ Interrupted before the end, the disk looks blank.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, assert_never
 
-from mediamaker.extents import ExtentMap
+from mediamaker.errors import PlanError
+from mediamaker.extents import (
+    ExtentMap,
+    ExtentMapBuilder,
+    Unwritten,
+    Zeros,
+    check_sector_aligned,
+)
+from mediamaker.plan.arrange_install import arrange_partitions, wipe_ranges
+from mediamaker.plan.codec import compute_plan_id
+from mediamaker.plan.describe_install import (
+    describe_boots,
+    describe_identities,
+    describe_notes,
+    describe_partitions,
+    describe_warnings,
+)
 from mediamaker.plan.model import Plan
 from mediamaker.plan.place_disk import PlacedDisk, PlacedPartition
-from mediamaker.plan.request import ExtraFile
+from mediamaker.plan.request import ExtraFile, InstalledLayout
 from mediamaker.sources.identity import SourceFile
-from mediamaker.units import MIB
 
-WIPE_SIZE = MIB
-"""At both ends of a volume: superblocks and labels of other file systems, RAID, LVM and ZFS."""
+INSTALL_FORMAT = "mediamaker-install"
+INSTALL_FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +95,35 @@ def build_install_plan(
     *,
     sources: tuple[SourceFile, ...],
     mbr_code: bytes = b"",
+    boots: tuple[str, ...] | None = None,
     notes: tuple[str, ...] = (),
     warnings: tuple[str, ...] = (),
 ) -> Plan:
     """The plan of the whole disk; ``volumes`` by partition number, each from byte 0 on.
 
-    A volume that is None is filled by a step. Partitions without a file system need none.
+    The volume of Windows may be None: a step fills it. Partitions without a file system have
+    none. ``Unwritten`` bytes near a volume's ends become zeros (see ``arrange_install``).
+    ``boots`` None: the firmware that the layout is for.
 
     Raises:
         PlanError: a volume is missing, too large, or may not be None.
     """
-    raise NotImplementedError
+    extents, commit = arrange_partitions(placed, volumes, mbr_code)
+    check_sector_aligned(extents, placed.geometry.logical_sector_size)
+    layout = InstalledLayout.GPT if placed.layout.table == "gpt" else InstalledLayout.MBR
+    return Plan(
+        plan_id=compute_plan_id(placed.geometry, layout, extents, commit, sources),
+        geometry=placed.geometry,
+        layout=layout,
+        extents=extents,
+        commit=commit,
+        sources=sources,
+        identities=describe_identities(placed),
+        partitions=describe_partitions(placed, volumes),
+        boots=describe_boots(placed, has_mbr_code=bool(mbr_code)) if boots is None else boots,
+        notes=(*describe_notes(placed, volumes), *notes),
+        warnings=(*describe_warnings(placed), *warnings),
+    )
 
 
 def plan_steps(plan: Plan, placed: PlacedDisk, image: ImageToApply | None) -> InstallPlan:
@@ -96,4 +132,78 @@ def plan_steps(plan: Plan, placed: PlacedDisk, image: ImageToApply | None) -> In
     Raises:
         PlanError: there is such a partition and no image, or the other way round.
     """
-    raise NotImplementedError
+    left_out = _is_left_out(plan, placed.windows)
+    if left_out and image is None:
+        raise PlanError("the plan leaves the Windows partition to a step, but no image is given")
+    if image is not None and not left_out:
+        raise PlanError("an image is given, but the plan has the Windows volume in it already")
+    write = WriteExtents("the whole disk, tables last", plan.extents, plan.commit)
+    steps: tuple[Step, ...] = (write,)
+    if image is not None:
+        partition = placed.windows
+        apply = ApplyImage(partition, placed.hidden_sectors(partition), image)
+        steps = (WriteExtents("clear both ends", _clearing(plan, partition), ()), apply, write)
+    return InstallPlan(_compute_install_id(plan, steps), plan, placed, steps)
+
+
+def step_to_json(step: Step) -> dict[str, Any]:
+    """What a step does, as JSON; extents are those of the plan, and are not repeated."""
+    match step:
+        case WriteExtents(name, extents, commit):
+            return {
+                "kind": "write_extents",
+                "name": name,
+                "written_size": extents.written_size,
+                "commit": [list(borders) for borders in commit],
+            }
+        case ApplyImage(partition, hidden_sectors, image):
+            spec = partition.spec
+            return {
+                "kind": "apply_image",
+                "partition": partition.number,
+                "start": partition.start,
+                "size": partition.size,
+                "hidden_sectors": hidden_sectors,
+                "volume_label": spec.volume_label,
+                "volume_serial": f"{partition.volume_serial:016x}",
+                "cluster_size": spec.cluster_size,
+                "files": [[file.source_id, file.size, file.mtime_ns] for file in image.files],
+                "image_number": image.image_number,
+                "image_name": image.image_name,
+                "extras": [
+                    {
+                        "path": list(extra.path),
+                        "size": len(extra.data),
+                        "sha256": hashlib.sha256(extra.data).hexdigest(),
+                    }
+                    for extra in image.extras
+                ],
+            }
+        case _:
+            assert_never(step)
+
+
+def _is_left_out(plan: Plan, partition: PlacedPartition) -> bool:
+    inside = plan.extents.within(partition.start, partition.end)
+    return all(isinstance(extent.source, Unwritten) for extent in inside)
+
+
+def _clearing(plan: Plan, partition: PlacedPartition) -> ExtentMap:
+    """Zeros where anything could be valid before the volume is made; all else is left."""
+    builder = ExtentMapBuilder()
+    for start, end in sorted({*plan.commit, *wipe_ranges(partition)}):
+        builder.pad_to(start, "left", Unwritten())
+        builder.pad_to(end, "zeros", Zeros())
+    builder.pad_to(plan.geometry.size, "left", Unwritten())
+    return builder.build()
+
+
+def _compute_install_id(plan: Plan, steps: tuple[Step, ...]) -> str:
+    values = {
+        "format": INSTALL_FORMAT,
+        "format_version": INSTALL_FORMAT_VERSION,
+        "plan_id": plan.plan_id,
+        "steps": [step_to_json(step) for step in steps],
+    }
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -177,7 +177,10 @@ def _row(plan: Plan, group: list[Extent]) -> Row:
         case "structures", _ if number:
             what = f"partition {number}: {_names(group)}"
         case "free", _ if number:
-            what = f"partition {number}: free"
+            # What another step fills is unwritten too, but it is not free.
+            name = group[0].name
+            is_filled = name.startswith(f"partition {number},")
+            what = name if is_filled else f"partition {number}: free"
         case _:
             what = group[0].name
     return Row(start, end, what, written)
