@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``mediamaker plan``: the dry run. Nothing here can reach a writable handle of a target.
 
-A solid install image is prepared in the cache all the same: a plan refers to finished files only.
+A plan refers to finished files only. So where a solid install image has to be prepared first,
+there is one only if the cache has it already, or with ``--prepare``; otherwise what preparing
+takes, and what the other ways would save, is all that is said.
 """
 
 from __future__ import annotations
@@ -37,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write the whole plan as JSON, for verify --plan"
     )
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="recompress a solid install image now if the plan needs it (minutes, cached)",
+    )
     add_media_options(parser)
     add_seed_option(parser)
     add_image_options(parser, default_size="auto: the smallest that fits")
@@ -44,10 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Plan, and show it."""
-    session = open_session(args, output)
+    session = open_session(args, output, may_prepare=args.prepare)
     if args.out is not None:
         sources = session.inspection.tree.files
         check_text_file(args.out, option="--out", sources=sources, target=args.target)
+    if not session.is_prepared:
+        return _tell_unprepared(args, output)
     geometry: Geometry
     if args.target is not None and is_device_target(args.target):
         check_image_options(args)
@@ -67,6 +76,17 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
         output.result(
             f"seed            {session.seed} (--seed {session.seed} makes the same again)"
         )
+    return ExitCode.DONE
+
+
+def _tell_unprepared(args: argparse.Namespace, output: Output) -> ExitCode:
+    """The estimate was told; there is no plan to show."""
+    if args.out is not None:
+        raise UsageError(
+            f"--out {args.out}: there is no plan before the source is prepared",
+            hint="prepare it now with --prepare",
+        )
+    output.result("see the whole plan with --prepare; `mediamaker create` prepares by itself")
     return ExitCode.DONE
 
 

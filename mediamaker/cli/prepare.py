@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 from mediamaker.cli.output import Output
@@ -29,14 +30,30 @@ from mediamaker.sources.wim_solid import read_solid_tables
 from mediamaker.units import format_size
 from mediamaker.wim.prepare import estimate_preparation, prepare_install_wim
 from mediamaker.wim.prepare_cache import default_cache_dir
+from mediamaker.wim.prepare_estimate import PrepareEstimate
 
 _FAT32_ONLY = (Layout.MBR_FAT32, Layout.GPT_FAT32)
 
 
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """The source as it can be planned with; ``is_complete`` unless something was not prepared."""
+
+    inspection: Inspection
+    is_complete: bool = True
+
+
 def prepare_source(
-    args: argparse.Namespace, inspection: Inspection, request: MediaRequest, output: Output
-) -> Inspection:
+    args: argparse.Namespace,
+    inspection: Inspection,
+    request: MediaRequest,
+    output: Output,
+    *,
+    may_prepare: bool = True,
+) -> Preparation:
     """``inspection`` with install images that can be split, and only those that were chosen.
+
+    Without ``may_prepare`` only what the cache has is used; what else there would be to do is told.
 
     Raises:
         UsageError: no such image; SourceError: the image can't be read; ToolError: no libwim.
@@ -47,14 +64,24 @@ def prepare_source(
     if layout not in _FAT32_ONLY:
         if args.images is not None:
             raise UsageError(f"--images: the layout {layout.value} takes the source as it is")
-        return inspection
+        return Preparation(inspection)
     if args.images is not None and not inspection.install_wims:
         raise UsageError(f"--images: {inspection.path} has no install.wim or install.esd")
+    is_complete = True
     for source in inspection.install_wims:
         is_too_large = source.entry.size > request.part_size_max
-        if args.images is not None or (is_too_large and source.wim.is_solid):
+        if args.images is None and not (is_too_large and source.wim.is_solid):
+            continue
+        if args.solid == "extents" and args.images is None:
+            inspection = _with_solid_tables(inspection, source, output)
+            continue
+        estimate = _tell_estimate(args, inspection, source, output)
+        if estimate.is_cached or may_prepare:
             inspection = _prepare(args, inspection, source, output)
-    return inspection
+        else:
+            _tell_unprepared(source, estimate, output)
+            is_complete = False
+    return Preparation(inspection, is_complete)
 
 
 def _check_solid(args: argparse.Namespace) -> None:
@@ -68,22 +95,11 @@ def _check_solid(args: argparse.Namespace) -> None:
         )
 
 
-def _prepare(
+def _tell_estimate(
     args: argparse.Namespace, inspection: Inspection, source: SourceWim, output: Output
-) -> Inspection:
-    if args.solid == "extents" and args.images is None:
-        return _with_solid_tables(inspection, source, output)
-    output.note(
-        f"{source.path_text} ({format_size(source.wim.size)}"
-        f"{', solid' if source.wim.is_solid else ''}) is prepared first: "
-        "a non-solid copy that can be split, kept for the next time"
-    )
-    cancel = threading.Event()
-    with (
-        SourceReader(inspection.tree.files) as reader,
-        interrupt_sets(cancel),
-        ProgressView(output) as view,
-    ):
+) -> PrepareEstimate:
+    """Say what preparing would take, and what the other ways would save."""
+    with SourceReader(inspection.tree.files) as reader:
         estimate = estimate_preparation(
             source.entry.pieces,
             source.entry.size,
@@ -92,13 +108,68 @@ def _prepare(
             images=_chosen(args, source),
             cache_dir=default_cache_dir(),
         )
-        if source.wim.is_solid and not estimate.is_cached:
-            output.note(
-                f"  --solid extents or --solid exfat would save about "
-                f"{max(1, round(estimate.seconds / 60))} min and "
-                f"{format_size(estimate.needed_size)} of room; both are experimental, "
-                "Windows Setup has not been seen to take them"
-            )
+    output.event(
+        "prepare",
+        path=source.path_text,
+        size=source.wim.size,
+        is_solid=source.wim.is_solid,
+        is_cached=estimate.is_cached,
+        seconds=round(estimate.seconds, 1),
+        needed_size=estimate.needed_size,
+        available_size=estimate.available_size,
+        alternatives=[
+            {
+                "solid": solid,
+                "saved_seconds": round(estimate.seconds, 1),
+                "saved_size": estimate.needed_size,
+                "is_experimental": True,
+            }
+            for solid in _alternatives(args, source)
+        ],
+    )
+    kind = ", solid" if source.wim.is_solid else ""
+    output.note(
+        f"{source.path_text} ({format_size(source.wim.size)}{kind}) is prepared first: "
+        "a non-solid copy that can be split, kept for the next time"
+    )
+    ways = " or ".join(f"--solid {solid}" for solid in _alternatives(args, source))
+    if ways and not estimate.is_cached:
+        output.note(
+            f"  {ways} would save about {_minutes(estimate)} min and "
+            f"{format_size(estimate.needed_size)} of room; experimental, Windows Setup has not "
+            "been seen to take such media"
+        )
+    return estimate
+
+
+def _minutes(estimate: PrepareEstimate) -> int:
+    return max(1, round(estimate.seconds / 60))
+
+
+def _tell_unprepared(source: SourceWim, estimate: PrepareEstimate, output: Output) -> None:
+    output.result(
+        f"{source.path_text} would be prepared first: about {_minutes(estimate)} min, up to "
+        f"{format_size(estimate.needed_size)} of {format_size(estimate.available_size)} free in "
+        f"{default_cache_dir()}"
+    )
+
+
+def _alternatives(args: argparse.Namespace, source: SourceWim) -> tuple[str, ...]:
+    """Values of ``--solid`` that need no preparing; chosen editions always do."""
+    if not source.wim.is_solid or args.images is not None:
+        return ()
+    return ("extents", "exfat") if args.layout is None else ("extents",)
+
+
+def _prepare(
+    args: argparse.Namespace, inspection: Inspection, source: SourceWim, output: Output
+) -> Inspection:
+    cancel = threading.Event()
+    with (
+        SourceReader(inspection.tree.files) as reader,
+        interrupt_sets(cancel),
+        ProgressView(output) as view,
+    ):
         prepared = prepare_install_wim(
             source.entry.pieces,
             source.entry.size,

@@ -31,13 +31,17 @@ from mediamaker.volumes.tree import show_path
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A source and what the person wants of it; ``seed`` is None where identities were given."""
+    """A source and what the person wants of it; ``seed`` is None where identities were given.
+
+    Unless ``is_prepared`` there can be no plan yet.
+    """
 
     inspection: Inspection
     request: MediaRequest
     seed: str | None
     identities: Identities
     boot_code: BootCode
+    is_prepared: bool = True
 
     def plan(self, geometry: Geometry) -> Plan:
         """The plan for a target of ``geometry``."""
@@ -55,10 +59,12 @@ def open_session(
     output: Output,
     *,
     check_target: Callable[[Inspection], None] | None = None,
+    may_prepare: bool = True,
 ) -> Session:
     """Look at the source; identities come from ``--seed``, else they are random.
 
-    ``check_target`` may refuse the target before preparing the source takes its minutes.
+    ``check_target`` may refuse the target before preparing the source takes its minutes, which
+    without ``may_prepare`` are not taken.
 
     Raises:
         SourceError, UsageError: as the source and options have it.
@@ -68,13 +74,15 @@ def open_session(
     inspection = inspect_source(args.source)
     if check_target is not None:
         check_target(inspection)
-    inspection = prepare_source(args, inspection, request, output)
+    prepared = prepare_source(args, inspection, request, output, may_prepare=may_prepare)
+    inspection = prepared.inspection
     return Session(
         inspection=inspection,
         request=complete_request(request, inspection, output),
         seed=seed,
         identities=identities_from_seed(seed),
         boot_code=load_boot_code(),
+        is_prepared=prepared.is_complete,
     )
 
 

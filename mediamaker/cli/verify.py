@@ -138,7 +138,7 @@ def _plan_again(args: argparse.Namespace, target: ReadableTarget, output: Output
         name, identities = read_identities(read, target.logical_sector_size)
         layout = request.layout or Layout(name)
     request = replace(request, layout=layout)
-    inspection = prepare_source(args, inspection, request, output)
+    inspection = prepare_source(args, inspection, request, output).inspection
     session = Session(
         inspection=inspection,
         request=complete_request(request, inspection, output),

@@ -134,6 +134,47 @@ def test_what_the_other_ways_would_save_is_said_once(run, media, tmp_path):
         assert ("--solid exfat would save about 1 min and " in err) is is_said
 
 
+def test_a_dry_run_prepares_nothing_unless_told(run, media, tmp_path):
+    code, events = run.json("plan", media, *LIMIT)
+    assert code == 0
+    assert [event["event"] for event in events] == ["prepare"]
+    (event,) = events
+    assert event["is_solid"]
+    assert not event["is_cached"]
+    assert event["seconds"] > 0
+    # The editions hold random bytes, which no recompressing makes smaller.
+    assert event["needed_size"] > event["size"] > 7_000_000
+    ways = {way["solid"]: way for way in event["alternatives"]}
+    assert ways.keys() == {"extents", "exfat"}
+    for way in ways.values():
+        assert (way["saved_seconds"], way["saved_size"]) == (event["seconds"], event["needed_size"])
+        assert way["is_experimental"]
+    code, out, err = run.text("plan", media, *LIMIT)
+    assert code == 0
+    assert "sources/install.esd would be prepared first: about 1 min, up to " in out
+    assert "--prepare" in out
+    assert "--solid extents or --solid exfat would save about 1 min and " in err
+    code, events = run.json("plan", media, "--out", tmp_path / "plan.json", *LIMIT)
+    assert (code, events[-1]["hint"]) == (2, "prepare it now with --prepare")
+    assert not (tmp_path / "plan.json").exists()
+    assert not (tmp_path / "cache").exists()
+    code, events = run.json("plan", media, "--prepare", *LIMIT)
+    assert (code, events[-1]["event"]) == (0, "plan")
+    # What is prepared needs no telling.
+    code, events = run.json("plan", media, *LIMIT)
+    assert [event["event"] for event in events] == ["prepare", "plan"]
+    assert events[0]["is_cached"]
+    assert events[0]["seconds"] == 0
+
+
+def test_what_fits_is_planned_at_once(run, media):
+    _, events = run.json("plan", media)
+    assert [event["event"] for event in events] == ["plan"]
+    _, events = run.json("plan", media, "--images", "Pro", *LIMIT)
+    assert [event["event"] for event in events] == ["prepare"]
+    assert events[0]["alternatives"] == []
+
+
 @pytest.mark.parametrize("words", [("gpt-fat32", "exfat"), ("mbr-fat32-exfat", "extents")])
 def test_a_way_that_contradicts_the_layout_is_refused(run, media, words):
     code, events = run.json("plan", media, "--layout", words[0], "--solid", words[1], *LIMIT)
