@@ -56,6 +56,11 @@ class SourceReader:
     ) -> None:
         self.close()
 
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        """What it reads from."""
+        return tuple(self._files.values())
+
     def close(self) -> None:
         """Close every descriptor; the reader opens them again if it is used once more."""
         with self._lock:

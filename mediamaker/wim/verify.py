@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Compares every blob of a WIM with its SHA-1, on all cores, and names the files that are damaged.
 
-Work is cut into jobs in the order of the file: many small blobs, a window of a large blob or of a
-solid resource, an image's tree, a chunk of the integrity table. Threads decode (libwim's codecs
-and hashlib let go of the GIL); results are taken in order by the calling thread, which continues
-the hashes of what spans windows. What is in flight has a limit in bytes, so memory does not grow
-with the WIM or with the number of cores.
+Work is cut into jobs in the order of the file: many small blobs, a large one, a window of a huge
+one or of a solid resource, an image's tree, a chunk of the integrity table. Threads see to them;
+blobs that need nothing but themselves go on to worker processes, one for each core. Results are
+taken in order by the calling thread, which continues the hashes of what spans windows. What is in
+flight has a limit in bytes, so memory does not grow with the WIM.
 """
 
 from __future__ import annotations
@@ -27,10 +27,14 @@ from mediamaker.units import MIB
 from mediamaker.wim.parts import WimPartFile, open_parts
 from mediamaker.wim.verify_jobs import DamagedBlob, Job, VerifyState
 from mediamaker.wim.verify_listing import list_jobs
+from mediamaker.wim.verify_worker import WorkerPool
 
 IN_FLIGHT_SIZE_MAX = 64 * MIB
 IN_FLIGHT_SIZE_MAX_LARGE_CHUNKS = 512 * MIB
 """With chunks so large (solid ones have 64 MiB) that the smaller limit would idle cores."""
+
+WORKERS_SIZE_MIN = 256 * MIB
+"""Decompressed bytes from which on processes are worth their start."""
 
 _WAIT_SECONDS = 0.2
 _MISSING = "its content is in none of the files"
@@ -92,12 +96,14 @@ def verify_wim(
             file can't be read, or changes meanwhile; KeyboardInterrupt: ``cancel`` was set.
     """
     with open_parts((path, *part_paths)) as opened:
-        state = VerifyState(opened.files, list(opened.damage))
-        jobs = list_jobs(state)
-        meter = ProgressMeter(on_event, time.monotonic)
-        meter.start(Phase.VERIFY, sum(_content_size(part) for part in opened.files))
+        size = sum(_content_size(part) for part in opened.files)
         thread_count = threads or len(os.sched_getaffinity(0))
-        _run_jobs(jobs, state, meter, thread_count, cancel)
+        has_workers = thread_count > 1 and size >= WORKERS_SIZE_MIN
+        meter = ProgressMeter(on_event, time.monotonic)
+        meter.start(Phase.VERIFY, size)
+        with WorkerPool(opened.files, thread_count if has_workers else 0) as workers:
+            state = VerifyState(opened.files, list(opened.damage), workers)
+            _run_jobs(list_jobs(state), state, meter, thread_count, cancel)
         missing_parts = opened.missing_parts
         lost = state.referenced - _known_sha1s(state)
         unjudged_count = 0

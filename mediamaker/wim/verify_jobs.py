@@ -17,12 +17,23 @@ from typing import Protocol
 
 from mediamaker.errors import FormatError
 from mediamaker.formats.wim import ResourceHeader
-from mediamaker.sources.wim_blobs import BlobReader, ChunkedResource, Window
+from mediamaker.sources.wim_blobs import WINDOW_SIZE, BlobReader, ChunkedResource, Window
 from mediamaker.units import MIB, format_range
 from mediamaker.wim.parts import WimPartFile
+from mediamaker.wim.verify_worker import (
+    BadBlobs,
+    BlobsRequest,
+    WorkerPool,
+    check_large_blobs,
+    check_small_blobs,
+    say_mismatch,
+)
 
 SMALL_BLOB_SIZE_MAX = 4 * MIB
 """What is larger is decoded in windows."""
+
+LARGE_BLOB_SIZE_MAX = 64 * MIB
+"""What is larger is shared by all threads, a window each; else one could be left alone with it."""
 
 _BATCH_STORED_SIZE_MAX = 2 * MIB
 _BATCH_SIZE_MAX = 8 * MIB
@@ -44,6 +55,7 @@ class VerifyState:
 
     parts: Sequence[WimPartFile]
     table_damage: list[str]
+    workers: WorkerPool
     damaged: dict[tuple[bytes, Path], DamagedBlob] = field(default_factory=dict)
     referenced: set[bytes] = field(default_factory=set)
     unreadable_images: dict[int, str] = field(default_factory=dict)
@@ -102,6 +114,7 @@ class BatchJob:
     """Small blobs that lie close together: one read, no state between them."""
 
     part: WimPartFile
+    state: VerifyState
     resources: list[ResourceHeader] = field(default_factory=list)
     sha1s: list[bytes] = field(default_factory=list)
     start: int = 0
@@ -127,22 +140,50 @@ class BatchJob:
         self.resources.append(resource)
         self.sha1s.append(sha1)
 
-    def run(self) -> list[tuple[bytes, str]]:
-        blobs = self.part.blobs
-        stored = memoryview(blobs.read_stored(self.start, self.end - self.start))
-        bad: list[tuple[bytes, str]] = []
-        results = blobs.decode_small(self.resources, stored, self.start)
-        for sha1, result in zip(self.sha1s, results, strict=True):
-            if isinstance(result, FormatError):
-                bad.append((sha1, result.message))
-            else:
-                got = hashlib.sha1(result, usedforsecurity=False).digest()
-                if got != sha1:
-                    bad.append((sha1, _say_mismatch(got)))
-        return bad
+    def run(self) -> BadBlobs:
+        request = BlobsRequest(
+            self.state.parts.index(self.part), self.start, self.end, self.resources, self.sha1s
+        )
+        answer = self.state.workers.check(request, is_small=True)
+        return check_small_blobs(self.part.blobs, request) if answer is None else answer
 
     def finish(self, result: object, state: VerifyState) -> None:
         state.blob_count += len(self.sha1s)
+        if isinstance(result, list):
+            for sha1, message in result:
+                state.add_damage(self.part, sha1, message)
+
+
+@dataclass(slots=True)
+class LargeBlobJob:
+    """One blob of some windows, which one thread or worker takes from its start to its end."""
+
+    part: WimPartFile
+    state: VerifyState
+    resource: ResourceHeader
+    sha1: bytes
+
+    @property
+    def size(self) -> int:
+        return self.resource.uncompressed_size
+
+    @property
+    def weight(self) -> int:
+        return 4 * WINDOW_SIZE
+
+    def run(self) -> BadBlobs:
+        request = BlobsRequest(
+            self.state.parts.index(self.part),
+            self.resource.offset,
+            self.resource.end,
+            (self.resource,),
+            (self.sha1,),
+        )
+        answer = self.state.workers.check(request, is_small=False)
+        return check_large_blobs(self.part.blobs, request) if answer is None else answer
+
+    def finish(self, result: object, state: VerifyState) -> None:
+        state.blob_count += 1
         if isinstance(result, list):
             for sha1, message in result:
                 state.add_damage(self.part, sha1, message)
@@ -182,7 +223,7 @@ class WindowJob:
 
 
 @dataclass(slots=True)
-class LargeBlob:
+class HugeBlob:
     """The sink of one blob that is not solid."""
 
     part: WimPartFile
@@ -202,7 +243,7 @@ class LargeBlob:
                 return
             got = self.hasher.digest()
             if got != self.sha1:
-                state.add_damage(self.part, self.sha1, _say_mismatch(got))
+                state.add_damage(self.part, self.sha1, say_mismatch(got))
         self.is_done = True
         state.blob_count += 1
 
@@ -238,7 +279,7 @@ class SolidBlobs:
     def _end_blob(self, sha1: bytes, state: VerifyState) -> None:
         got = self.hasher.digest()
         if self.message or got != sha1:
-            state.add_damage(self.part, sha1, self.message or _say_mismatch(got))
+            state.add_damage(self.part, sha1, self.message or say_mismatch(got))
         self.pending.popleft()
         state.blob_count += 1
 
@@ -269,7 +310,3 @@ class IntegrityJob:
                 f"{self.part.path}: {format_range(self.start, self.end)} is not what the "
                 "integrity table says"
             )
-
-
-def _say_mismatch(got: bytes) -> str:
-    return f"its SHA-1 is {got.hex()}"

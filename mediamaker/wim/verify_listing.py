@@ -19,12 +19,14 @@ from mediamaker.formats.wim_solid import SolidRun
 from mediamaker.units import MIB
 from mediamaker.wim.parts import WimPartFile
 from mediamaker.wim.verify_jobs import (
+    LARGE_BLOB_SIZE_MAX,
     SMALL_BLOB_SIZE_MAX,
     BatchJob,
+    HugeBlob,
     ImageJob,
     IntegrityJob,
     Job,
-    LargeBlob,
+    LargeBlobJob,
     SolidBlobs,
     VerifyState,
     WindowJob,
@@ -48,7 +50,7 @@ def list_jobs(state: VerifyState) -> Iterator[Job]:
 def _plain_jobs(part: WimPartFile, state: VerifyState) -> Iterator[Job]:
     table = part.wim.blobs
     rows = (i for i, row in live_rows(table, part.wim.part_number) if not row[0] & _METADATA)
-    batch = BatchJob(part)
+    batch = BatchJob(part, state)
     last: tuple[int, ...] = ()
     for index in sorted_by_offset(table, rows):
         size_and_flags, offset, size, _, _, sha1 = table.row(index)
@@ -64,18 +66,21 @@ def _plain_jobs(part: WimPartFile, state: VerifyState) -> Iterator[Job]:
         if size > SMALL_BLOB_SIZE_MAX:
             if batch.sha1s:
                 yield batch
-                batch = BatchJob(part)
-            yield from _large_blob_jobs(part, resource, sha1, state)
+                batch = BatchJob(part, state)
+            if size <= LARGE_BLOB_SIZE_MAX:
+                yield LargeBlobJob(part, state, resource, sha1)
+            else:
+                yield from _huge_blob_jobs(part, resource, sha1, state)
             continue
         if not batch.has_room(resource):
             yield batch
-            batch = BatchJob(part)
+            batch = BatchJob(part, state)
         batch.add(resource, sha1)
     if batch.sha1s:
         yield batch
 
 
-def _large_blob_jobs(
+def _huge_blob_jobs(
     part: WimPartFile, resource: ResourceHeader, sha1: bytes, state: VerifyState
 ) -> Iterator[Job]:
     try:
@@ -84,7 +89,7 @@ def _large_blob_jobs(
         state.add_damage(part, sha1, error.message)
         state.blob_count += 1
         return
-    sink = LargeBlob(part, sha1, resource.uncompressed_size)
+    sink = HugeBlob(part, sha1, resource.uncompressed_size)
     for index in range(opened.window_count):
         if sink.is_done:  # damaged: what follows can't change that
             return
