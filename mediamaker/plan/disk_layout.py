@@ -208,8 +208,8 @@ def _check_counts(layout: DiskLayout) -> None:
     limit = GPT_PARTITIONS_MAX if layout.table == "gpt" else MBR_PARTITIONS_MAX
     if len(layout.partitions) > limit:
         raise FormatError(
-            f"{len(layout.partitions)} partitions: a {layout.table.upper()} holds {limit}"
-            + (" (extended ones are not made)" if layout.table == "mbr" else "")
+            f"{len(layout.partitions)} partitions: "
+            + (f"a GPT holds {limit}" if layout.table == "gpt" else "an MBR holds 4 primary ones")
         )
     counts = Counter(spec.role for spec in layout.partitions)
     for role in Role:
