@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -224,13 +225,18 @@ def _add_capture(parser: argparse.ArgumentParser) -> None:
 def _capture_request(args: argparse.Namespace) -> CaptureRequest:
     return CaptureRequest(
         source=args.source,
-        name=args.name if args.name is not None else args.source.absolute().name,
+        name=args.name if args.name is not None else _default_name(args.source),
         description=args.description,
         flags=args.flags,
         is_bootable=args.boot,
         config_path=args.config,
         takes_everything=args.everything,
     )
+
+
+def _default_name(source: Path) -> str:
+    """The folder's own; what is not UTF-8 in it is replaced, as a WIM can't hold it."""
+    return os.fsencode(source.absolute().name).decode("utf-8", "replace")
 
 
 def _tell_capture(result: CaptureResult, output: Output) -> ExitCode:

@@ -9,22 +9,28 @@ volume and by libwim's words, and come back as ``not_carried``.
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
-from mediamaker.errors import SourceError, UsageError
+from mediamaker.errors import NotRepresentableError, SourceError, UsageError
 from mediamaker.execute.progress import OnEvent
 from mediamaker.wim.changing import changed_wim
 from mediamaker.wim.meter import NotCarried, WimMeter
 from mediamaker.wim.ntfs_volume import NtfsSurvey, is_ntfs_volume, open_ntfs_volume, survey_ntfs
 from mediamaker.wim.output import check_outputs
 from mediamaker.wim.writing import Encoding, set_encoding
+from mediamaker.wimlib.errors import Code, WimlibError
 from mediamaker.wimlib.flags import AddFlags, WriteFlags
 from mediamaker.wimlib.wim import Wim
 
 SourceKind = Literal["directory", "ntfs"]
+
+_NAMES_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +82,14 @@ def capture_image(
     """Capture into the new file ``path``.
 
     Raises:
-        SourceError: the source can't be read; TargetRefusedError: it is in use, or ``path`` is
-            taken; UsageError: the configuration or a name does not do.
+        SourceError: the source can't be read, or names in it are not UTF-8; TargetRefusedError:
+            it is in use, or ``path`` is taken; UsageError: the configuration or a name does not do.
     """
     kind, survey = _look_at(request)
     meter = WimMeter(on_event, cancel=cancel)
     wanted = encoding or Encoding()
     check_outputs([path], replace=replace_existing)
-    with Wim.create(wanted.compression, on_event=meter) as wim:
+    with Wim.create(wanted.compression, on_event=meter) as wim, _names_told(request):
         number = _add(wim, request, kind)
         flags = set_encoding(wim, wanted)
         flags |= WriteFlags.CHECK_INTEGRITY if integrity else WriteFlags.NO_CHECK_INTEGRITY
@@ -117,7 +123,7 @@ def append_image(
     if not path.is_file():
         raise SourceError(f"{path}: no such file", hint="make a new one with wim capture")
     size_before = path.stat().st_size
-    with changed_wim(path, meter, threads=threads) as wim:
+    with _names_told(request), changed_wim(path, meter, threads=threads) as wim:
         number = _add(wim, request, kind)
     return _result(
         request,
@@ -165,6 +171,48 @@ def _add(wim: Wim, request: CaptureRequest, kind: SourceKind) -> int:
         if value is not None:
             wim.set_property(number, name, value)
     return number
+
+
+@contextmanager
+def _names_told(request: CaptureRequest) -> Iterator[None]:
+    """libwim ends at the first name that is not UTF-8; who has to rename wants to know all."""
+    try:
+        yield
+    except WimlibError as error:
+        if error.code != Code.INVALID_UTF8_STRING:
+            raise
+        count = 0
+        shown: list[str] = []
+        for path in _find_bad_names(os.fsencode(request.source)):
+            count += 1
+            if len(shown) < _NAMES_SHOWN:
+                shown.append(path.decode("utf-8", "backslashreplace"))
+        if not count:
+            raise
+        more = f" and {count - len(shown)} more" if count > len(shown) else ""
+        raise NotRepresentableError(
+            f"{request.source}: {count} names or link targets are not UTF-8, which a WIM can't "
+            f"hold: {', '.join(shown)}{more}",
+            hint="rename them (convmv does many at once)",
+        ) from error
+
+
+def _find_bad_names(top: bytes) -> Iterator[bytes]:
+    if not _is_utf8(top):  # libwim looks at whole paths
+        yield top
+    for directory, directories, files in os.walk(top):
+        for name in (*directories, *files):
+            path = os.path.join(directory, name)  # noqa: PTH118  (bytes)
+            if not _is_utf8(name) or (os.path.islink(path) and not _is_utf8(os.readlink(path))):  # noqa: PTH114, PTH115  (bytes)
+                yield path
+
+
+def _is_utf8(name: bytes) -> bool:
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _result(

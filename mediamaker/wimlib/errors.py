@@ -167,7 +167,6 @@ _USAGE: Final = {
     Code.INVALID_IMAGE,
     Code.INVALID_OVERLAY,
     Code.INVALID_PARAM,
-    Code.INVALID_UTF8_STRING,
     Code.IS_DIRECTORY,
     Code.IS_SPLIT_WIM,
     Code.NOTDIR,
@@ -211,6 +210,7 @@ _FORMAT: Final = {
     Code.INVALID_REPARSE_DATA,
     Code.INVALID_RESOURCE_HASH,
     Code.INVALID_UTF16_STRING,
+    Code.INVALID_UTF8_STRING,
     Code.INVALID_XATTR,
     Code.NOT_A_WIM_FILE,
     Code.RESOURCE_ORDER,
@@ -241,6 +241,7 @@ _HINTS: Final[dict[int, str]] = {
     Code.METADATA_NOT_FOUND: "use the first part of the split WIM",
     Code.IS_SPLIT_WIM: "join the parts first: `mediamaker wim join`",
     Code.NOMEM: "use fewer threads, or a smaller solid chunk size",
+    Code.INVALID_UTF8_STRING: "rename it: a WIM holds Unicode names only",
     Code.WIM_IS_ENCRYPTED: "an encrypted ESD must be decrypted first",
 }
 

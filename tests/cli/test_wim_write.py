@@ -53,6 +53,33 @@ def test_a_file_that_is_there_is_kept(run, wim, tree):
     assert sorted(path.name for path in wim.parent.iterdir()) == ["a.wim", "tree"]
 
 
+def test_names_that_are_not_unicode_are_told_one_by_one(run, tmp_path):
+    tree, bad = tmp_path / "tree", os.fsdecode(b"b\xfcd")
+    (tree / "sub").mkdir(parents=True)
+    for path in (tree / "good", tree / bad, tree / "sub" / bad):
+        path.touch()
+    (tree / "link").symlink_to(bad)
+    out = tmp_path / "x.wim"
+    code, events = run.json("wim", "capture", tree, out)
+    assert (code, events[-1]["error"]) == (3, "NotRepresentableError")
+    message = events[-1]["message"]
+    assert "3 names or link targets are not UTF-8" in message
+    for name in ("/b\\xfcd", "/sub/b\\xfcd", "/link"):
+        assert name in message
+    assert "good" not in message
+    assert list(tmp_path.glob("*.wim*")) == list(tmp_path.glob(".*")) == []
+    for path in (tree / bad, tree / "sub" / bad, tree / "link"):
+        path.unlink()
+    assert run.json("wim", "capture", tree, out)[0] == 0
+    before = out.read_bytes()
+    (tree / bad).touch()
+    assert run.json("wim", "append", tree, out, "--name", "2")[0] == 3
+    assert out.read_bytes() == before
+    code, events = run.json("wim", "capture", tree.rename(tmp_path / bad), tmp_path / "y.wim")
+    assert code == 3
+    assert "2 names or link targets" in events[-1]["message"]
+
+
 def test_split_join_and_the_same_tree(run, wim, tree, tmp_path):
     first, joined = tmp_path / "p.swm", tmp_path / "joined.wim"
     code, events = run.json("wim", "split", wim, first, "--size", "300KiB")
