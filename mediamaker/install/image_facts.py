@@ -73,6 +73,7 @@ class ImageFile:
 class ImageFacts:
     """An image; ``number`` from 1. Paths are as the image writes them, without a leading slash.
 
+    ``raw_size`` is the size of all contents; ``file_count`` counts names, directories too.
     ``boot_files`` are those below ``Windows/Boot``; ``loader_paths`` and ``boot_manager_paths``
     have what is there of those that a firmware starts.
     """
@@ -194,7 +195,11 @@ def _read_facts(wim: Wim, number: int, paths: Sequence[Path]) -> ImageFacts:
         edition=info.edition,
         languages=info.languages,
         default_language=info.default_language,
-        raw_size=_read_number(wim, number, "TOTALBYTES"),
+        # The XML counts a file once for each of its names, and says how much that is too much.
+        raw_size=max(
+            0,
+            _read_number(wim, number, "TOTALBYTES") - _read_number(wim, number, "HARDLINKBYTES"),
+        ),
         file_count=_read_number(wim, number, "FILECOUNT") + _read_number(wim, number, "DIRCOUNT"),
         is_pe=_is_pe(info, tree),
         winre_path=None if winre is None or winre_size is None else winre.path.lstrip("/"),

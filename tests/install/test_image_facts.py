@@ -31,9 +31,10 @@ def test_facts_of_an_image(path):
     counts = {
         line.split(":")[0]: int(line.split(":")[1])
         for line in shown.splitlines()
-        if line.startswith(("Directory Count", "File Count", "Total Bytes"))
+        if line.startswith(("Directory Count", "File Count", "Total Bytes", "Hard Link Bytes"))
     }
-    assert facts.raw_size == counts["Total Bytes"]
+    assert facts.raw_size == counts["Total Bytes"] - counts["Hard Link Bytes"]
+    assert counts["Hard Link Bytes"] > 0
     assert facts.file_count == counts["File Count"] + counts["Directory Count"]
     assert facts.volume_size_min > facts.raw_size
     for firmware in ("uefi", "bios"):

@@ -73,7 +73,7 @@ def fill(root, files, *, seed=1, rich=True):
         os.setxattr(path, "system.ntfs_times", times)
         files_made.append(path)
     set_symbolic_link(root / "Users" / "All Users", "..\\ProgramData")
-    (root / "big.bin").write_bytes(rng.randbytes(3 * MIB))
+    (root / "big.bin").write_bytes(rng.randbytes(5 * MIB))
     (root / "directory with a stream").mkdir()
     (root / "directory with a stream:note").write_bytes(b"of a directory")
 

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An image with files added in memory, judged by wimlib-imagex's capture, ntfs-3g and ntfsfix."""
+
+import hashlib
+import os
+import subprocess
+import threading
+
+import pytest
+
+from mediamaker.errors import (
+    SourceError,
+    TargetRefusedError,
+    TargetTooSmallError,
+    UsageError,
+)
+from mediamaker.execute.progress import Progress, ignore_event
+from mediamaker.install.apply_windows import apply_windows
+from mediamaker.install.image_facts import image_facts
+from mediamaker.install.make_ntfs import make_ntfs
+from mediamaker.units import MIB
+from tests.install.windows_rig import WINRE, make_image
+from tests.wim.wim_rig import detailed, listing, mounted, run
+
+TIME_NS = 1_700_000_000 * 10**9
+REAGENT = ("Windows", "System32", "Recovery", "ReAgent.xml")
+
+
+def make_target(path, size=64 * MIB):
+    make_ntfs(
+        path,
+        size=size,
+        sector_size=512,
+        hidden_sectors=2048,
+        volume_label="Windows",
+        volume_serial=1,
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    return make_image(tmp_path_factory.mktemp("apply"), rich=True)
+
+
+def apply(paths, volume, **options):
+    facts = options.pop("facts", None) or image_facts(paths, 1)
+    options.setdefault("on_event", ignore_event)
+    return apply_windows(paths, facts, volume, scratch=volume.parent, **options)
+
+
+def recaptured(volume):
+    path = volume.with_suffix(".wim")
+    run("wimlib-imagex", "capture", volume, path, "x")
+    return detailed(path)
+
+
+def sums(paths):
+    return {path: hashlib.sha256(path.read_bytes()).digest() for path in paths}
+
+
+def test_without_additions_it_is_the_image(tmp_path, image):
+    volume = make_target(tmp_path / "v.img")
+    result = apply([image], volume)
+    assert (result.kind, result.number) == ("ntfs", 1)
+    assert (result.not_carried, result.warnings) == ((), ())
+    assert recaptured(volume) == detailed(image)
+    run("ntfsfix", "--no-action", volume)
+
+
+def test_files_are_added_and_replaced_and_left_out(tmp_path, image):
+    volume = make_target(tmp_path / "v.img")
+    here = tmp_path / "here.bin"
+    here.write_bytes(b"from a file")
+    before = sums([image])
+    extra = {
+        # Written in another case: it is the image's file that is replaced.
+        ("windows", "SYSTEM32", "recovery", "reagent.XML"): b"<new/>",
+        ("Recovery", "OEM", "ResetConfig.xml"): b"<reset/>",
+        ("recovery", "oem", "other.bin"): here,
+        ("unattend.xml",): b"",
+    }
+    apply(
+        [image],
+        volume,
+        extra_files=extra,
+        left_out=[tuple(WINRE.upper().split("/")), ("not", "there")],
+        modified_ns=TIME_NS,
+    )
+    assert sums([image]) == before
+    run("ntfsfix", "--no-action", volume)
+    with mounted(volume, tmp_path / "m") as root:
+        recovery = root / "Windows/System32/Recovery"
+        assert listing(recovery) == ["ReAgent.xml"]
+        assert (recovery / "ReAgent.xml").read_bytes() == b"<new/>"
+        assert (root / "Recovery/OEM/ResetConfig.xml").read_bytes() == b"<reset/>"
+        assert (root / "Recovery/OEM/other.bin").read_bytes() == b"from a file"
+        assert (root / "Recovery/OEM").stat().st_mtime_ns == TIME_NS
+        assert (root / "unattend.xml").stat().st_mtime_ns == TIME_NS
+        assert listing(root / "Recovery") == ["OEM"]
+    # Everything else is as in the image.
+    shown = blocks(recaptured(volume))
+    expected = blocks(detailed(image))
+    changed = {
+        path for path in shown.keys() | expected.keys() if shown.get(path) != expected.get(path)
+    }
+    added = {"/Recovery", "/Recovery/OEM", "/Recovery/OEM/ResetConfig.xml"}
+    added |= {"/Recovery/OEM/other.bin", "/unattend.xml"}
+    assert changed == {f"/{WINRE}", "/" + "/".join(REAGENT)} | added
+
+
+def blocks(text):
+    """wimlib's description of each file by its path."""
+    found = {}
+    for block in text.split("-" * 76):
+        lines = [line for line in block.splitlines() if "Link Group" not in line]
+        paths = [line.split('"')[1] for line in lines if line.startswith("Full Path")]
+        if paths:
+            found[paths[0]] = "\n".join(lines)
+    assert found
+    return found
+
+
+def split(image, directory, size="0.5"):
+    run("wimlib-imagex", "export", image, "1", directory / "plain.wim", "--compress=none")
+    run("wimlib-imagex", "split", directory / "plain.wim", directory / "s.swm", size)
+    parts = sorted(directory.glob("s*.swm"), key=lambda part: (len(part.name), part))
+    assert len(parts) > 2
+    return parts
+
+
+def test_from_a_split_wim_with_additions(tmp_path, image):
+    parts = split(image, tmp_path)
+    before = sums(parts)
+    volume = make_target(tmp_path / "v.img")
+    apply(parts, volume, extra_files={REAGENT: b"<new/>"})
+    assert sums(parts) == before
+    with mounted(volume, tmp_path / "m") as root:
+        assert root.joinpath(*REAGENT).read_bytes() == b"<new/>"
+        assert hashlib.sha1((root / "big.bin").read_bytes()).hexdigest() in detailed(image)
+
+
+def test_a_missing_part_is_found_before_the_volume_is_touched(tmp_path, image):
+    parts = split(image, tmp_path)
+    volume = make_target(tmp_path / "v.img")
+    before = sums([volume])
+    facts = image_facts(parts, 1)
+    with pytest.raises(SourceError, match="not found"):
+        apply([parts[0], *parts[2:]], volume, facts=facts)
+    assert sums([volume]) == before
+
+
+def test_a_volume_that_is_too_small(tmp_path, image):
+    volume = make_target(tmp_path / "v.img", size=4 * MIB)
+    before = sums([volume])
+    with pytest.raises(TargetTooSmallError, match="needs a volume of about") as caught:
+        apply([image], volume)
+    assert caught.value.needed_size > caught.value.available_size
+    assert sums([volume]) == before
+
+
+def test_a_volume_with_files_is_refused(tmp_path, image):
+    volume = make_target(tmp_path / "v.img")
+    with mounted(volume, tmp_path / "m") as root:
+        (root / "precious").write_bytes(b"x")
+    before = sums([volume])
+    with pytest.raises(TargetRefusedError, match="not empty: precious"):
+        apply([image], volume)
+    assert sums([volume]) == before
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({("Windows", "System32"): b""}, "is a directory in the image"),
+        ({("Windows", "System32", "winload.exe", "x"): b""}, "is not a directory"),
+        ({("a",): b"", ("A",): b""}, "the same for Windows"),
+    ],
+)
+def test_additions_that_can_not_be(tmp_path, image, extra, message):
+    volume = make_target(tmp_path / "v.img")
+    before = sums([volume])
+    with pytest.raises(UsageError, match=message):
+        apply([image], volume, extra_files=extra)
+    assert sums([volume]) == before
+
+
+def test_interrupted_it_says_what_is_left(tmp_path, image):
+    volume = make_target(tmp_path / "v.img")
+    cancel, said = threading.Event(), []
+
+    def hear(event):
+        if isinstance(event, Progress):
+            cancel.set()
+        else:
+            said.append(event.message)
+
+    with pytest.raises(KeyboardInterrupt):
+        apply([image], volume, cancel=cancel, on_event=hear)
+    assert any("incomplete" in message for message in said)
+
+
+def test_on_a_held_block_device(tmp_path, image):
+    path = make_target(tmp_path / "v.img")
+    device = subprocess.run(
+        ["losetup", "--find", "--show", path], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    try:
+        held = os.open(device, os.O_RDWR | os.O_EXCL)
+        try:
+            with pytest.raises(TargetRefusedError, match="busy"):
+                apply_windows(
+                    [image],
+                    image_facts([image], 1),
+                    path.__class__(device),
+                    scratch=tmp_path,
+                    on_event=ignore_event,
+                )
+            apply_windows(
+                [image],
+                image_facts([image], 1),
+                path.__class__(device),
+                scratch=tmp_path,
+                is_held=True,
+                on_event=ignore_event,
+            )
+        finally:
+            os.close(held)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+    assert recaptured(path) == detailed(image)
