@@ -138,11 +138,16 @@ def _parse_base_block(data: bytes, what: str) -> BaseBlock:
             f"{what}: expected version 1.{MINOR_VERSIONS[0]} to 1.{MINOR_VERSIONS[-1]}, "
             f"got {base.major_version}.{base.minor_version}"
         )
-    available = min(len(data), HIVE_SIZE_MAX) - BLOCK_SIZE
-    if base.bins_size % BLOCK_SIZE or not 0 < base.bins_size <= available:
+    size_max = HIVE_SIZE_MAX - BLOCK_SIZE
+    if base.bins_size % BLOCK_SIZE or not 0 < base.bins_size <= size_max:
         raise FormatError(
-            f"{what}: expected bins of a multiple of {BLOCK_SIZE} bytes and at most {available}, "
+            f"{what}: expected bins of a multiple of {BLOCK_SIZE} bytes and at most {size_max}, "
             f"got {base.bins_size}",
+        )
+    if base.bins_size > len(data) - BLOCK_SIZE:
+        raise FormatError(
+            f"{what}: its end is missing: expected {BLOCK_SIZE + base.bins_size} bytes, "
+            f"got {len(data)}"
         )
     return base
 
@@ -252,7 +257,7 @@ class _Reader:
             "key", is_latin1=bool(flags & FLAG_COMPRESSED_NAME),
         )  # fmt: skip
         if not is_root and (not name or "\\" in name):
-            self._fail("key", offset, f"expected a name without '\\', got {name!r}")
+            self._fail("key", offset, f"expected a name, without '\\', got {name!r}")
         has_handle = bool(flags & KEY_PREDEFINED_HANDLE)
         key = Key(
             name=name,

@@ -325,7 +325,7 @@ def _sorted_subkeys(key: Key) -> list[Key]:
     for subkey in subkeys:
         if not subkey.name or "\\" in subkey.name:
             raise FormatError(
-                f"registry key {key.name!r}: expected a subkey's name without '\\', "
+                f"registry key {key.name!r}: expected a subkey's name, without '\\', "
                 f"got {subkey.name!r}"
             )
     return subkeys

@@ -261,8 +261,8 @@ def test_deep_hives_are_read_compared_and_limited():
     [
         (make_key("R", subkeys=(make_key("a"), make_key("A"))), "'A' is there twice"),
         (make_key("R", values=(dword_value("a", 1), dword_value("A", 1))), "two values"),
-        (make_key("R", subkeys=(make_key(""),)), "without '\\\\'"),
-        (make_key("R", subkeys=(make_key("a\\b"),)), "without '\\\\'"),
+        (make_key("R", subkeys=(make_key(""),)), "name, without '\\\\'"),
+        (make_key("R", subkeys=(make_key("a\\b"),)), "name, without '\\\\'"),
         (make_key("R" * 257), "at most 256 UTF-16 units"),
         (make_key("R", values=(Value("v" * 16384, 3, b""),)), "at most 16383 UTF-16 units"),
         (make_key("R", security=b"short"), "expected 20 bytes or more, got 5"),
