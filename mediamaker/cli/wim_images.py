@@ -9,22 +9,47 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mediamaker.cli.options import size_argument
 from mediamaker.cli.output import Output
 from mediamaker.cli.wim_name import other_parts, parse_wim_name
 from mediamaker.cli.wim_work import tell_left_behind, working
 from mediamaker.cli.wim_write import add_force
 from mediamaker.errors import ExitCode, SourceError, UsageError
-from mediamaker.units import format_size
+from mediamaker.units import KIB, format_size
 from mediamaker.wim.apply import apply_image
 from mediamaker.wim.capture import CaptureRequest, CaptureResult, append_image, capture_image
 from mediamaker.wim.edit import EditResult, delete_images, set_properties
 from mediamaker.wim.update import update_image
 from mediamaker.wim.update_commands import parse_update_commands
+from mediamaker.wim.writing import Encoding
+from mediamaker.wimlib.flags import COMPRESSION_NAMES
 
 
 def add_capture_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``capture``."""
     _add_capture(parser)
+    group = parser.add_argument_group("how it is stored")
+    group.add_argument(
+        "--compress",
+        choices=COMPRESSION_NAMES,
+        default="LZX",
+        help="default: LZX, what every Setup reads",
+    )
+    group.add_argument(
+        "--chunk-size",
+        type=size_argument,
+        metavar="SIZE",
+        help="bytes compressed at a time (default: 32 KiB for LZX and XPRESS; other sizes are "
+        "smaller or faster, but Microsoft's readers may refuse them)",
+    )
+    group.add_argument(
+        "--solid",
+        action="store_true",
+        help="compress files together: smallest, slow, not for FAT32",
+    )
+    group.add_argument(
+        "--integrity", action="store_true", help="add a table of hashes of the whole file"
+    )
     add_force(parser)
 
 
@@ -34,6 +59,8 @@ def run_capture(args: argparse.Namespace, output: Output) -> ExitCode:
         result = capture_image(
             _capture_request(args),
             args.out,
+            encoding=_encoding(args),
+            integrity=args.integrity,
             replace_existing=args.force,
             on_event=work.on_event,
             cancel=work.cancel,
@@ -67,6 +94,14 @@ def add_apply_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--merge", action="store_true", help="into a folder that has files")
     parser.add_argument("--strict", action="store_true", help="fail if anything can't be set")
     parser.add_argument(
+        "--no-acls", action="store_true", help="leave ACLs out: files get those of their folder"
+    )
+    parser.add_argument(
+        "--unix-data",
+        action="store_true",
+        help="set owners, modes and device nodes that were captured so (into a folder)",
+    )
+    parser.add_argument(
         "--ref", type=Path, nargs="*", default=[], metavar="PART", help="parts of a split FILE"
     )
 
@@ -81,6 +116,8 @@ def run_apply(args: argparse.Namespace, output: Output) -> ExitCode:
             args.target,
             part_paths=other_parts(name.path, args.ref),
             merge=args.merge,
+            unix_data=args.unix_data,
+            without_acls=args.no_acls,
             strict=args.strict,
             on_event=work.on_event,
             cancel=work.cancel,
@@ -110,6 +147,7 @@ def add_update_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="add, delete and rename commands, one a line (default: standard input)",
     )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="exclusions from what is added")
     parser.add_argument("--rebuild", action="store_true", help="leave no unused room in the file")
 
 
@@ -129,6 +167,7 @@ def run_update(args: argparse.Namespace, output: Output) -> ExitCode:
             name.path,
             name.image,
             parse_update_commands(text, what=what),
+            config_path=args.config,
             rebuild=args.rebuild,
             on_event=work.on_event,
             cancel=work.cancel,
@@ -220,6 +259,15 @@ def _add_capture(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--everything", action="store_true", help="leave nothing out, not even the page file"
     )
+    parser.add_argument("--no-acls", action="store_true", help="leave ACLs out (of NTFS)")
+    parser.add_argument(
+        "--unix-data", action="store_true", help="keep owners, modes and device nodes (of a folder)"
+    )
+    parser.add_argument(
+        "--dereference",
+        action="store_true",
+        help="capture what symbolic links lead to instead of the links (of a folder)",
+    )
 
 
 def _capture_request(args: argparse.Namespace) -> CaptureRequest:
@@ -231,6 +279,22 @@ def _capture_request(args: argparse.Namespace) -> CaptureRequest:
         is_bootable=args.boot,
         config_path=args.config,
         takes_everything=args.everything,
+        takes_unix_data=args.unix_data,
+        dereferences=args.dereference,
+        without_acls=args.no_acls,
+    )
+
+
+def _encoding(args: argparse.Namespace) -> Encoding:
+    if args.compress == "none" and (args.solid or args.chunk_size is not None):
+        raise UsageError(
+            "--compress none has no chunks, solid or not", hint="leave out --chunk-size and --solid"
+        )
+    usual = 32 * KIB if args.compress in {"LZX", "XPRESS"} and not args.solid else None
+    return Encoding(
+        compression=args.compress,
+        chunk_size=usual if args.chunk_size is None else args.chunk_size,
+        is_solid=args.solid,
     )
 
 

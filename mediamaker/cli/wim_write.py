@@ -143,6 +143,9 @@ def add_optimize_arguments(parser: argparse.ArgumentParser) -> None:
         "archive: solid LZMS",
     )
     parser.add_argument("--solid", action="store_true", default=None, help="one solid resource")
+    parser.add_argument(
+        "--integrity", action="store_true", help="add a table of hashes of the whole file"
+    )
     add_force(parser)
 
 
@@ -156,6 +159,7 @@ def run_optimize(args: argparse.Namespace, output: Output) -> ExitCode:
             purpose=args.purpose,
             fit_size=args.fit,
             solid=args.solid,
+            integrity=args.integrity,
             replace_existing=args.force,
             on_event=work.on_event,
             cancel=work.cancel,

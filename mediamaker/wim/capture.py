@@ -25,7 +25,8 @@ from mediamaker.wim.ntfs_volume import NtfsSurvey, is_ntfs_volume, open_ntfs_vol
 from mediamaker.wim.output import check_outputs
 from mediamaker.wim.writing import Encoding, set_encoding
 from mediamaker.wimlib.errors import Code, WimlibError
-from mediamaker.wimlib.flags import AddFlags, WriteFlags
+from mediamaker.wimlib.flags import AddFlags, DeleteFlags, WriteFlags
+from mediamaker.wimlib.update import Delete
 from mediamaker.wimlib.wim import Wim
 
 SourceKind = Literal["directory", "ntfs"]
@@ -50,6 +51,7 @@ class CaptureRequest:
     takes_everything: bool = False
     takes_unix_data: bool = False
     dereferences: bool = False
+    without_acls: bool = False
     properties: tuple[tuple[str, str], ...] = ()
 
 
@@ -91,6 +93,7 @@ def capture_image(
     check_outputs([path], replace=replace_existing)
     with Wim.create(wanted.compression, on_event=meter) as wim, _names_told(request):
         number = _add(wim, request, kind)
+        _leave_out_output(wim, number, request, path, meter)
         flags = set_encoding(wim, wanted)
         flags |= WriteFlags.CHECK_INTEGRITY if integrity else WriteFlags.NO_CHECK_INTEGRITY
         wim.write(path, flags=flags, threads=threads, replace=replace_existing)
@@ -125,6 +128,7 @@ def append_image(
     size_before = path.stat().st_size
     with _names_told(request), changed_wim(path, meter, threads=threads) as wim:
         number = _add(wim, request, kind)
+        _leave_out_output(wim, number, request, path, meter)
     return _result(
         request,
         path,
@@ -159,6 +163,8 @@ def _add(wim: Wim, request: CaptureRequest, kind: SourceKind) -> int:
         flags |= AddFlags.UNIX_DATA
     if request.dereferences:
         flags |= AddFlags.DEREFERENCE
+    if request.without_acls:
+        flags |= AddFlags.NO_ACLS
     if request.config_path is None and not request.takes_everything:
         flags |= AddFlags.WINCONFIG
     wim.add_image(request.source, request.name, config=request.config_path, flags=flags)
@@ -171,6 +177,22 @@ def _add(wim: Wim, request: CaptureRequest, kind: SourceKind) -> int:
         if value is not None:
             wim.set_property(number, name, value)
     return number
+
+
+def _leave_out_output(
+    wim: Wim, number: int, request: CaptureRequest, path: Path, meter: WimMeter
+) -> None:
+    """Nobody wants the WIM that is about to be replaced, or is being made, in the WIM."""
+    source, target = Path(os.path.realpath(request.source)), Path(os.path.realpath(path))
+    if not source.is_dir() or not target.is_relative_to(source):
+        return
+    names = [target.name, *(item.name for item in target.parent.glob(".*.mediamaker-*.partial"))]
+    for name in names:
+        where = target.with_name(name)
+        if where.exists():
+            inside = f"/{where.relative_to(source)}"
+            wim.update_image(number, [Delete(inside, DeleteFlags.FORCE)])
+            meter.excluded.append(str(where))
 
 
 @contextmanager

@@ -170,6 +170,82 @@ def test_a_bad_command_names_its_line_and_changes_nothing(run, wim, monkeypatch)
     assert wim.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("words", "compression", "chunk_size"),
+    [
+        (("--compress", "XPRESS"), "XPRESS", 32),
+        (("--compress", "LZMS"), "LZMS", 128),
+        (("--chunk-size", "64KiB"), "LZX", 64),
+        (("--compress", "none", "--integrity"), "none", 0),
+    ],
+)
+def test_how_a_capture_is_stored(run, tree, tmp_path, words, compression, chunk_size):
+    out = tmp_path / "out.wim"
+    assert run.json("wim", "capture", tree, out, *words)[0] == 0
+    shown = run.json("wim", "info", out)[1][-1]
+    assert (shown["compression"], shown["chunk_size"]) == (compression, chunk_size * 1024)
+    assert shown["has_integrity_table"] is ("--integrity" in words)
+    assert ("Integrity info" in wimlib("info", out)) is ("--integrity" in words)
+    wimlib("verify", out)
+
+
+def test_stored_ways_that_contradict(run, tree, tmp_path):
+    out = tmp_path / "out.wim"
+    words = ("wim", "capture", tree, out)
+    assert run.json(*words, "--compress", "none", "--chunk-size", "32KiB")[0] == 2
+    assert run.json(*words, "--chunk-size", "33KiB")[0] == 2
+    assert not out.exists()
+    assert run.json(*words, "--solid", "--compress", "LZMS")[0] == 0
+    assert run.json("wim", "info", out)[1][-1]["is_solid"] is True
+    table = tmp_path / "table.wim"
+    assert run.json("wim", "optimize", out, table, "--integrity")[0] == 0
+    assert run.json("wim", "info", table)[1][-1]["has_integrity_table"] is True
+
+
+def test_unix_data_and_what_links_lead_to(run, tmp_path):
+    tree, out = tmp_path / "unix", tmp_path / "u.wim"
+    tree.mkdir()
+    (tree / "tool").write_text("tool")
+    (tree / "tool").chmod(0o4751)
+    (tree / "link").symlink_to("tool")
+    assert run.json("wim", "capture", tree, out, "--unix-data", "--dereference")[0] == 0
+    for name, mode in (("plain", 0), ("unix", 0o4751)):
+        options = ("--unix-data",) if mode else ()
+        applied = tmp_path / f"applied-{name}"
+        assert run.json("wim", "apply", out, applied, *options)[0] == 0
+        assert ((applied / "tool").stat().st_mode & 0o7777 == 0o4751) is bool(mode)
+        assert not (applied / "link").is_symlink()
+        assert (applied / "link").read_text() == "tool"
+
+
+def test_exclusions_of_an_update(run, wim, tmp_path):
+    config, new = tmp_path / "config.ini", tmp_path / "new"
+    new.mkdir()
+    (new / "kept").touch()
+    (new / "left").touch()
+    config.write_text("[ExclusionList]\n/left\n")
+    commands = tmp_path / "commands"
+    commands.write_text(f"add '{new}' /new\n")
+    words = ("wim", "update", wim, "--commands", commands, "--config", config)
+    assert run.json(*words)[0] == 0
+    listed = wimlib("dir", wim, "1").splitlines()
+    assert "/new/kept" in listed
+    assert "/new/left" not in listed
+
+
+def test_acls_stay_behind_when_told(run, wim, tmp_path):
+    volume, out = tmp_path / "ntfs.img", tmp_path / "out.wim"
+    with volume.open("wb") as file:
+        file.truncate(20 << 20)
+    subprocess.run(["mkntfs", "-F", "-Q", volume], check=True, capture_output=True)
+    assert run.json("wim", "apply", wim, volume, "--no-acls")[0] == 0
+    for words in ((), ("--no-acls",)):
+        code, _ = run.json("wim", "capture", volume, out, "--force", *words)
+        assert code == 0
+        has_acl = "Security Descriptor" in wimlib("dir", out, "1", "--path=/", "--detailed")
+        assert has_acl is not bool(words)
+
+
 def test_ntfs_there_and_back(run, wim, tmp_path):
     volume, again = tmp_path / "ntfs.img", tmp_path / "again.wim"
     with volume.open("wb") as file:

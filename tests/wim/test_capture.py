@@ -68,6 +68,33 @@ def test_a_directory_with_everything_said_about_it(tree, tmp_path):
     assert (tmp_path / "out/file0").samefile(tmp_path / "out/sub/linked")
 
 
+def test_the_wim_itself_is_not_captured(tree, tmp_path):
+    path = tree / "sub" / "out.wim"
+    for replace in (False, True):
+        result = capture(tree, path, replace=replace)
+        listed = run("wimlib-imagex", "dir", path, "1").splitlines()
+        assert "/sub/linked" in listed
+        assert not [name for name in listed if "out.wim" in name]
+        assert [Path(name).name for name in result.excluded] == (["out.wim"] if replace else [])
+    result = capture(tree, path, "Two", append=True)
+    assert result.number == 2
+    listed = run("wimlib-imagex", "dir", path, "2").splitlines()
+    assert not [name for name in listed if "out.wim" in name or "partial" in name]
+    check(path)
+    assert listing(tree / "sub") == ["linked", "out.wim"]
+
+
+def test_acls_stay_behind_when_told(tmp_path):
+    volume = make_volume(tmp_path / "ntfs.img")
+    with mounted(volume, tmp_path / "mnt") as root:
+        (root / "file").write_text("x")
+    with_them, without = tmp_path / "with.wim", tmp_path / "without.wim"
+    capture(volume, with_them)
+    capture(volume, without, without_acls=True)
+    assert "Security Descriptor" in detailed(with_them)
+    assert "Security Descriptor" not in detailed(without)
+
+
 def test_compression_and_replacing(tree, tmp_path):
     path = tmp_path / "out.wim"
     capture(tree, path, encoding=Encoding(compression="XPRESS"))
