@@ -16,6 +16,8 @@ from uuid import UUID
 from mediamaker.extents import ExtentMapBuilder, FileRange, Literal, Piece, Unwritten, Zeros
 from mediamaker.formats.gpt import Gpt, GptPartition, pack_gpt
 from mediamaker.formats.mbr import Mbr, MbrPartition, pack_mbr, pack_protective_mbr
+from mediamaker.formats.regf import Hive, Key, Value, dword_value, string_value
+from mediamaker.formats.regf_pack import pack_hive
 from mediamaker.formats.wim import IntegrityTable, pack_integrity_table
 from mediamaker.plan.codec import compute_plan_id, plan_to_json
 from mediamaker.plan.geometry import Geometry
@@ -27,7 +29,7 @@ from mediamaker.sources.wim import read_wim
 from mediamaker.sources.wim_blobs import BlobReader
 from mediamaker.units import MIB
 from tests.fuzz import fuzz_udf_iso, fuzz_wim_chunks
-from tests.hostile import make_iso, make_wim
+from tests.hostile import make_iso, make_regf, make_wim
 from tests.hostile.iso9660_image import (
     FLAG_ASSOCIATED,
     FLAG_MORE,
@@ -91,6 +93,7 @@ def make_seeds():
         "fuzz_wim_chunks": dict(_chunks(wims)),
         "fuzz_wim_tables": dict(_tables(wims)),
         "fuzz_partition_tables": dict(_partition_tables()),
+        "fuzz_regf": dict(_hives()),
         "fuzz_udf_iso": packed,
         "fuzz_codec_json": dict(_documents()),
     }
@@ -194,6 +197,24 @@ def _partition_tables():
     )
     yield "gpt", pack_protective_mbr(20000) + packed.primary_header + packed.entry_array[:512]
     yield "mbr", pack_mbr(Mbr(7, (MbrPartition(0x0C, 2048, 9999, is_active=True),), b"\xfa\xeb"))
+
+
+def _hives():
+    """All kinds of cells in three versions, and the bad ones."""
+    values = (dword_value("d", 1), string_value("s", "text"), Value("\u6f22", 3, bytes(20)))
+    for minor_version in (3, 5, 6):
+        big = (Value("big", 3, bytes(17000)),) if minor_version == 5 else ()
+        below = Key("below", values=(*values, *big), class_name=b"c\0")
+        root = Key(
+            "ROOT", subkeys=(below, Key("a", subkeys=(Key("x"),)), Key("\u6f22", flags=0x10))
+        )
+        yield f"version-{minor_version}", pack_hive(Hive(root, minor_version=minor_version))
+    many = Key("ROOT", subkeys=tuple(Key(f"{number:x}") for number in range(520)))
+    yield "list-of-lists", pack_hive(Hive(many))
+    for name, make in make_regf.CASES.items():
+        data = make()
+        if len(data) <= HOSTILE_SIZE_MAX:
+            yield f"hostile-{name}", data
 
 
 def _documents():

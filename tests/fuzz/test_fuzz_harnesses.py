@@ -11,6 +11,7 @@ from mediamaker.units import MIB
 from tests.fuzz import (
     fuzz_codec_json,
     fuzz_partition_tables,
+    fuzz_regf,
     fuzz_udf_iso,
     fuzz_wim,
     fuzz_wim_chunks,
@@ -25,6 +26,7 @@ HARNESSES = (
     fuzz_wim_chunks,
     fuzz_wim_tables,
     fuzz_partition_tables,
+    fuzz_regf,
     fuzz_udf_iso,
     fuzz_codec_json,
 )
