@@ -26,6 +26,20 @@ LOADER_MAGIC = b"MEDIAMAKER-LOAD!"
 TOKEN_SIZE_MAX = 32
 """Keeps the UEFI verdict under 80 columns, where the firmware's serial console breaks lines."""
 
+MANAGER = HERE / "boot_manager"
+_MANAGER_PARTS = (
+    "text", "disks", "ntfs", "fat", "files", "hive", "store", "device", "loader", "manager"
+)  # fmt: skip
+# Without the last option memset's own loop would be compiled into a call of memset.
+_UEFI_COMPILE = shlex.split(
+    "-O2 -Wall -Wextra -Werror -m64 -ffreestanding -fshort-wchar -fpie"
+    " -fvisibility=hidden -fno-stack-protector -mno-red-zone -fcf-protection=none"
+    " -fno-asynchronous-unwind-tables -fno-ident -fno-tree-loop-distribute-patterns"
+)
+_UEFI_LINK = shlex.split(
+    "-m i386pep --subsystem 10 -e efi_main --image-base 0 -s --no-insert-timestamp"
+)
+
 _TOKEN_RE = re.compile(rf"[A-Za-z0-9-]{{1,{TOKEN_SIZE_MAX}}}")
 _HEADER = struct.Struct("<II40s")  # length, CRC-32 with itself zero, token
 _CRC_OFFSET = 4
@@ -47,15 +61,7 @@ def build_bootmgr(token: str, *, size: int = 493_000) -> bytes:
             package="nasm",
         )
         program = output.read_bytes()
-    if size < len(program):
-        raise UsageError(f"stand-in BOOTMGR: {size} bytes are fewer than its {len(program)}")
-    # Filling that never repeats: a sector read twice, or in the wrong place, must show.
-    filling = hashlib.shake_256(b"mediamaker stand-in BOOTMGR").digest(size - len(program))
-    built = _patch(program + filling, BOOTMGR_MAGIC, token)
-    # What loaders and tools recognise BOOTMGR by, and the boot sector mark that it lacks.
-    if built[0] != 0xE9 or built[2] != 0x01 or built[510:512] == b"\x55\xaa":
-        raise ToolError("stand-in BOOTMGR: does not start like a BOOTMGR")
-    return built
+    return _patch(_fill(program, size), BOOTMGR_MAGIC, token)
 
 
 def build_bootx64(token: str, work_dir: Path) -> bytes:
@@ -70,22 +76,13 @@ def build_bootx64(token: str, work_dir: Path) -> bytes:
     """
     work_dir.mkdir(parents=True, exist_ok=True)
     compiled, linked = work_dir / "bootx64.o", work_dir / "bootx64.efi"
-    # Without the last option memset's own loop would be compiled into a call of memset.
-    compile_options = shlex.split(
-        "-std=c11 -O2 -Wall -Wextra -Werror -m64 -ffreestanding -fshort-wchar -fpie"
-        " -fvisibility=hidden -fno-stack-protector -mno-red-zone -fcf-protection=none"
-        " -fno-asynchronous-unwind-tables -fno-ident -fno-tree-loop-distribute-patterns"
-    )
-    link_options = shlex.split(
-        "-m i386pep --subsystem 10 -e efi_main --image-base 0 -s --no-insert-timestamp"
-    )
     _run(
-        ["gcc", *compile_options, "-c", "-o", str(compiled), str(HERE / "bootx64.c")],
+        ["gcc", *_UEFI_COMPILE, "-std=c11", "-c", "-o", str(compiled), str(HERE / "bootx64.c")],
         package="gcc",
     )
     script = str(HERE / "bootx64.ld")
     _run(
-        ["ld", *link_options, "-T", script, "-o", str(linked), str(compiled)],
+        ["ld", *_UEFI_LINK, "-T", script, "-o", str(linked), str(compiled)],
         package="binutils",
     )
     return _patch(linked.read_bytes(), BOOTX64_MAGIC, token)
@@ -109,17 +106,71 @@ def build_uefi_manager(generation: str, work_dir: Path) -> bytes:
     Raises:
         ToolError: gcc or ld is missing or failed.
     """
-    return build_bootx64(f"generation-{generation}", work_dir)
+    options = [*_UEFI_COMPILE, "-std=c11"]
+    objects = _compile(("uefi", *_MANAGER_PARTS), options, work_dir)
+    program = work_dir / "bootmgfw.efi"
+    script = ["-T", str(HERE / "bootx64.ld")]
+    _run(["ld", *_UEFI_LINK, *script, "-o", str(program), *objects], package="binutils")
+    return _patch(program.read_bytes(), BOOTX64_MAGIC, f"generation-{generation}")
 
 
 def build_bios_manager(work_dir: Path, *, size: int = 493_000) -> bytes:
-    """The stand-in for BOOTMGR, ``size`` bytes long.
+    """The stand-in for BOOTMGR, ``size`` bytes long, of which it checks every one in memory.
 
     Raises:
         ToolError: nasm, gcc or ld is missing or failed.
+        UsageError: a size that can't be.
+    """
+    options = shlex.split(
+        "-std=c11 -m32 -march=i386 -Os -Wall -Wextra -Werror -ffreestanding -fshort-wchar"
+        " -fno-pic -fno-pie -fno-stack-protector -fcf-protection=none -mno-sse -mno-mmx"
+        " -fno-asynchronous-unwind-tables -fno-ident -fno-tree-loop-distribute-patterns"
+    )
+    objects = _compile(("bios", *_MANAGER_PARTS), options, work_dir)
+    start, linked, program = (work_dir / name for name in ("start.o", "bios.elf", "bootmgr"))
+    source = str(MANAGER / "bios.asm")
+    _run(["nasm", "-Werror", "-f", "elf32", "-o", str(start), source], package="nasm")
+    script = ["-m", "elf_i386", "-n", "-T", str(MANAGER / "bios.ld")]
+    _run(["ld", *script, "-o", str(linked), str(start), *objects], package="binutils")
+    copy = ["objcopy", "-O", "binary", "-j", ".file", str(linked), str(program)]
+    _run(copy, package="binutils")
+    return _patch(_fill(program.read_bytes(), size), BOOTMGR_MAGIC, "boot-manager")
+
+
+def build_host_manager(work_dir: Path) -> Path:
+    """The same boot manager as a Linux program, with the sanitizers of gcc; see ``host.c``.
+
+    Raises:
+        ToolError: gcc is missing or failed.
     """
     work_dir.mkdir(parents=True, exist_ok=True)
-    return build_bootmgr("bios-manager", size=size)
+    program = work_dir / "boot-manager"
+    options = shlex.split("-std=c11 -O1 -g -Wall -Wextra -Werror -fsanitize=address,undefined")
+    sources = [str(MANAGER / f"{name}.c") for name in ("host", *_MANAGER_PARTS)]
+    _run(["gcc", *options, "-o", str(program), *sources], package="gcc libc6-dev")
+    return program
+
+
+def _compile(names: tuple[str, ...], options: list[str], work_dir: Path) -> list[str]:
+    work_dir.mkdir(parents=True, exist_ok=True)
+    objects = []
+    for name in names:
+        objects.append(str(work_dir / f"{name}.o"))
+        source = str(MANAGER / f"{name}.c")
+        _run(["gcc", *options, "-c", "-o", objects[-1], source], package="gcc")
+    return objects
+
+
+def _fill(program: bytes, size: int) -> bytes:
+    """``program`` with filling that never repeats: a sector in the wrong place must show."""
+    if size < len(program):
+        raise UsageError(f"stand-in BOOTMGR: {size} bytes are fewer than its {len(program)}")
+    filling = hashlib.shake_256(b"mediamaker stand-in BOOTMGR").digest(size - len(program))
+    built = program + filling
+    # What loaders and tools recognise BOOTMGR by, and the boot sector mark that it lacks.
+    if built[0] != 0xE9 or built[2] != 0x01 or built[510:512] == b"\x55\xaa":
+        raise ToolError("stand-in BOOTMGR: does not start like a BOOTMGR")
+    return built
 
 
 def _patch(program: bytes, magic: bytes, token: str) -> bytes:

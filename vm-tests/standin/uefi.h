@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later */
 /*
- * The few UEFI declarations that bootx64.c needs, written from the UEFI Specification 2.10:
+ * The few UEFI declarations that the UEFI programs here need, written from the UEFI Specification 2.10:
  * 4.3 system table, 4.4 boot services, 9.1 loaded image, 10.3.5.4 file path node,
- * 12.4 simple text output, 13.4 simple file system, 13.5 file. Members that are never called
+ * 12.4 simple text output, 13.9 block I/O, 13.4 simple file system, 13.5 file. Members that are never called
  * stand as void pointers.
  */
 
@@ -45,7 +45,10 @@ typedef struct {
     void *create_event, *set_timer, *wait_for_event, *signal_event, *close_event, *check_event;
     void *install_protocol, *reinstall_protocol, *uninstall_protocol;
     efi_status(EFIAPI *handle_protocol)(efi_handle, const efi_guid *, void **interface);
-    void *reserved, *register_protocol_notify, *locate_handle, *locate_device_path;
+    void *reserved, *register_protocol_notify;
+    efi_status(EFIAPI *locate_handle)(int search_type, const efi_guid *, void *key, uint64_t *size,
+                                      efi_handle *buffer);
+    void *locate_device_path;
     void *install_configuration_table;
     void *load_image, *start_image, *exit, *unload_image, *exit_boot_services;
     void *get_next_monotonic_count;
@@ -80,6 +83,21 @@ typedef struct {
     efi_handle device_handle;
     efi_device_path *file_path;
 } efi_loaded_image;
+
+typedef struct {
+    uint32_t media_id;
+    uint8_t is_removable, is_present, is_partition, is_read_only, is_caching;
+    uint32_t block_size, io_align;
+    uint64_t last_block;
+} efi_block_media;
+
+typedef struct efi_block_io {
+    uint64_t revision;
+    efi_block_media *media;
+    void *reset;
+    efi_status(EFIAPI *read_blocks)(struct efi_block_io *, uint32_t media_id, uint64_t lba,
+                                    uint64_t size, void *buffer);
+} efi_block_io;
 
 typedef struct {
     uint64_t size, file_size, physical_size;
