@@ -107,7 +107,7 @@ def test_an_mbr_reaches_two_tib_of_512_byte_sectors():
     assert last.end > 2 * TIB - 2 * MIB
     whole = place_disk(layout("bios"), Geometry(8 * TIB, 4096), IDS)
     assert whole.partitions[-1].end == 8 * TIB - MIB
-    with pytest.raises(UsageError, match="an MBR reaches 1.9 TiB .* 2 windows at least 3 TiB"):
+    with pytest.raises(UsageError, match=r"an MBR reaches 1\.9 TiB .* 2 windows at least 3 TiB"):
         place_disk(layout("bios"), Geometry(8 * TIB), IDS, sizes_min={Role.WINDOWS: 3 * TIB})
 
 
