@@ -70,7 +70,8 @@ def kernel_partitions(
     ends: then the table can be read again.
 
     Raises:
-        TargetRefusedError: a partition is in use, or outside of the disk; ToolError: the kernel can do neither.
+        TargetRefusedError: a partition is in use, or outside of the disk; ToolError: the kernel
+            can do neither.
     """
     if not stat.S_ISBLK(os.fstat(descriptor).st_mode):
         raise ToolError("partitions can be shown of block devices only")

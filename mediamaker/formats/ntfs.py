@@ -101,6 +101,33 @@ class FileRecord:
     data_size: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attribute:
+    """One attribute, or a piece of one, as a record has it.
+
+    ``value`` is what lies in the record itself; ``runs`` are where the rest lies, from ``start``
+    bytes into it on. ``size`` and ``initialized_size`` are known in the first piece only.
+    """
+
+    kind: int
+    name: str
+    flags: int
+    value: bytes | None
+    start: int
+    runs: tuple[Run, ...]
+    size: int
+    initialized_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordAttributes:
+    """Everything in a record in use; ``base_number`` is 0 or, in an extension, the file's."""
+
+    base_number: int
+    is_directory: bool
+    attributes: tuple[Attribute, ...]
+
+
 def parse_ntfs_boot(data: bytes | memoryview, *, what: str) -> NtfsBoot:
     """The boot sector of the volume ``what``.
 
@@ -164,12 +191,14 @@ def parse_file_record(data: bytes, boot: NtfsBoot, *, number: int, what: str) ->
         return None
     if not flags & _IN_USE:
         return None
-    record_bytes = _undo_fixups(data, fixup_offset, fixup_count, where)
+    record_bytes = undo_fixups(data, fixup_offset, fixup_count, where)
     base_number = int.from_bytes(record_bytes[0x20:0x28], "little") & _NUMBER_MASK
     names: list[FileName] = []
     part, data_size = None, None
     has_extended_attributes = is_encrypted = False
-    for kind, is_non_resident, name, attribute in _attributes(record_bytes, position, used, where):
+    for kind, is_non_resident, name, attribute in iterate_attributes(
+        record_bytes, position, used, where
+    ):
         if kind == _EA:
             has_extended_attributes = True
         elif kind == _LOGGED_UTILITY_STREAM and name == _EFS_NAME:
@@ -193,10 +222,66 @@ def parse_file_record(data: bytes, boot: NtfsBoot, *, number: int, what: str) ->
     )
 
 
-def _attributes(
+def parse_record_attributes(
+    data: bytes, boot: NtfsBoot, *, number: int, what: str
+) -> RecordAttributes | None:
+    """All attributes of the record ``number``; None when it is not in use.
+
+    Raises:
+        FormatError: no record, torn, or its parts lie outside it.
+    """
+    where = f"{what}: NTFS file record {number}"
+    if len(data) < _RECORD_HEADER.size:
+        raise FormatError(f"{where}: expected {boot.record_size} bytes, got {len(data)}")
+    magic, fixup_offset, fixup_count, _, _, _, position, flags, used, _ = (
+        _RECORD_HEADER.unpack_from(data)
+    )
+    if magic != _RECORD_MAGIC:
+        raise FormatError(f"{where}: expected {_RECORD_MAGIC!r}, got {magic!r}")
+    if not flags & _IN_USE:
+        return None
+    record_bytes = undo_fixups(data, fixup_offset, fixup_count, where)
+    found: list[Attribute] = []
+    for kind, is_non_resident, name, attribute in iterate_attributes(
+        record_bytes, position, used, where
+    ):
+        value: bytes | None = None
+        runs: tuple[Run, ...] = ()
+        start = size = initialized = 0
+        if is_non_resident:
+            part, known_size = _parse_data(attribute, boot, where)
+            runs, start, size = part.runs, part.start, known_size or 0
+            initialized = int.from_bytes(attribute[0x38:0x40], "little")
+        else:
+            value = _resident_value(attribute, where)
+            size = initialized = len(value)
+        found.append(
+            Attribute(
+                kind=kind,
+                name=name.decode("utf-16-le", "replace"),
+                flags=int.from_bytes(attribute[0x0C:0x0E], "little"),
+                value=value,
+                start=start,
+                runs=runs,
+                size=size,
+                initialized_size=initialized,
+            )
+        )
+    return RecordAttributes(
+        base_number=int.from_bytes(record_bytes[0x20:0x28], "little") & _NUMBER_MASK,
+        is_directory=bool(flags & _IS_DIRECTORY),
+        attributes=tuple(found),
+    )
+
+
+def iterate_attributes(
     data: bytes, position: int, used: int, where: str
 ) -> Iterator[tuple[int, bool, bytes, bytes]]:
-    """(type, whether it lies outside the record, UTF-16 name, its bytes) of each attribute."""
+    """(type, whether it lies outside the record, UTF-16 name, its bytes) of each attribute.
+
+    Raises:
+        FormatError: one goes past the end at ``used``.
+    """
     end = min(used, len(data))
     while position + 4 <= end:
         kind = int.from_bytes(data[position : position + 4], "little")
@@ -218,8 +303,12 @@ def _attributes(
         position += length
 
 
-def _undo_fixups(data: bytes, offset: int, count: int, where: str) -> bytes:
-    """The last two bytes of each 512 were swapped for a sequence number, to notice torn writes."""
+def undo_fixups(data: bytes, offset: int, count: int, where: str) -> bytes:
+    """The last two bytes of each 512 were swapped for a sequence number, to notice torn writes.
+
+    Raises:
+        FormatError: they do not agree.
+    """
     if count != len(data) // _FIXUP_STRIDE + 1 or offset + 2 * count > len(data):
         raise FormatError(
             f"{where}: expected {len(data) // _FIXUP_STRIDE + 1} update sequence values inside "
@@ -258,11 +347,16 @@ def _parse_data(attribute: bytes, boot: NtfsBoot, where: str) -> tuple[DataPart,
     if len(attribute) < 0x40:
         raise FormatError(f"{where}: its stream's header has only {len(attribute)} bytes")
     size = int.from_bytes(attribute[0x30:0x38], "little") if lowest_cluster == 0 else None
-    runs = _parse_runs(attribute[offset:], boot, where)
+    runs = parse_runs(attribute[offset:], boot, where)
     return DataPart(lowest_cluster * boot.cluster_size, runs), size
 
 
-def _parse_runs(data: bytes, boot: NtfsBoot, where: str) -> tuple[Run, ...]:
+def parse_runs(data: bytes, boot: NtfsBoot, where: str) -> tuple[Run, ...]:
+    """The runs of an attribute's mapping pairs.
+
+    Raises:
+        FormatError: one is outside the volume.
+    """
     runs: list[Run] = []
     position, cluster = 0, 0
     while position < len(data) and data[position]:
