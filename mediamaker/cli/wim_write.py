@@ -73,6 +73,7 @@ def run_split(args: argparse.Namespace, output: Output) -> ExitCode:
         is_solid=result.is_solid,
         shared_size=result.shared_size,
         copied_size=result.copied_size,
+        removed=[str(path) for path in result.removed_paths],
     )
     lines = [
         f"{format_size(size):>10}  {path}"
@@ -82,6 +83,9 @@ def run_split(args: argparse.Namespace, output: Output) -> ExitCode:
         f"{len(result.paths)} parts; {format_size(result.shared_size)} shared with the source, "
         f"{format_size(result.copied_size)} copied"
     )
+    if result.removed_paths:
+        names = ", ".join(path.name for path in result.removed_paths)
+        lines.append(f"removed, as parts of the set that was replaced: {names}")
     output.result("\n".join(lines))
     return ExitCode.DONE
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mediamaker.errors import NotRepresentableError, TargetRefusedError, UsageError
-from mediamaker.execute.progress import Notice, OnEvent, ignore_event
+from mediamaker.execute.progress import OnEvent, ignore_event
 from mediamaker.extents import FileRange, Piece, Zeros
 from mediamaker.formats.wim import HEADER_SIZE
 from mediamaker.plan.split import WimPart, split_wim
@@ -21,6 +21,7 @@ from mediamaker.sources.reader import SourceReader
 from mediamaker.sources.wim import WimFile, read_wim
 from mediamaker.sources.wim_solid import read_solid_tables
 from mediamaker.wim.output import check_outputs, open_outputs
+from mediamaker.wim.stale_parts import find_stale_parts, remove_stale_parts
 from mediamaker.wim.write_pieces import (
     Content,
     check_room,
@@ -35,7 +36,10 @@ _PADDING_SHARE_MAX = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitResult:
-    """What was made. ``shared_size`` bytes take no room of their own; sizes are bytes."""
+    """What was made. ``shared_size`` bytes take no room of their own; sizes are bytes.
+
+    ``removed_paths`` were further parts of the set that was replaced.
+    """
 
     paths: tuple[Path, ...]
     sizes: tuple[int, ...]
@@ -43,6 +47,7 @@ class SplitResult:
     is_solid: bool
     shared_size: int
     copied_size: int
+    removed_paths: tuple[Path, ...] = ()
 
 
 def split_wim_file(
@@ -96,6 +101,7 @@ def split_wim_file(
         paths = part_paths(out, len(parts))
         check_not_sources([path], paths)
         check_outputs(paths, replace=replace)
+        stale = find_stale_parts(paths)
         if not alignment:
             check_room(sum(part.size for part in parts), directory)
         with open_outputs(paths, replace=replace) as partial_paths:
@@ -106,7 +112,7 @@ def split_wim_file(
             written = write_contents(
                 contents, reader, share_alignment=alignment, on_event=on_event, cancel=cancel
             )
-    _note_stale_part(out, len(parts), on_event)
+    removed = remove_stale_parts(stale)
     return SplitResult(
         paths=paths,
         sizes=tuple(part.size for part in parts),
@@ -114,6 +120,7 @@ def split_wim_file(
         is_solid=wim.is_solid,
         shared_size=written.shared_size,
         copied_size=written.copied_size,
+        removed_paths=removed,
     )
 
 
@@ -175,14 +182,3 @@ def _choose_plan(
         return padded, alignment
     exact = plan(1)
     return (padded, alignment) if len(padded) == len(exact) else (exact, None)
-
-
-def _note_stale_part(out: Path, count: int, on_event: OnEvent) -> None:
-    stale = part_paths(out, count + 1)[-1]
-    if stale.exists():
-        on_event(
-            Notice(
-                f"{stale} is not one of these {count} parts, but its name says so",
-                hint="remove it, or programs that look for parts by name will stumble over it",
-            )
-        )

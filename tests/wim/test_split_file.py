@@ -25,7 +25,7 @@ from mediamaker.errors import (
     TargetTooSmallError,
     UsageError,
 )
-from mediamaker.execute.progress import Notice, Phase, Progress
+from mediamaker.execute.progress import Phase, Progress
 from mediamaker.formats.wim import ResourceFlag
 from mediamaker.units import KIB, MIB
 from mediamaker.wim import write_pieces
@@ -246,12 +246,38 @@ def test_nothing_is_overwritten_unless_told(sources, tmp_path):
         with pytest.raises(TargetRefusedError, match="the source itself"):
             split_wim_file(source, target, LIMIT, replace=True)
     assert source.read_bytes() == before
-    # Larger parts are fewer: what is left of the old ones is named.
-    events = []
-    again = split_wim_file(source, out, 2 * LIMIT, replace=True, on_event=events.append)
+    assert result.removed_paths == ()
+
+
+def test_parts_of_the_set_that_is_replaced_go_and_nothing_else(sources, tmp_path):
+    source, out = sources / "plain.wim", tmp_path / "out.swm"
+    result = split_wim_file(source, out, LIMIT // 2)
+    assert len(result.paths) > 4
+    # Of another set, and no WIM at all: their names are taken, and they stay.
+    other = split_wim_file(source, tmp_path / "x.swm", LIMIT // 2)
+    for foreign in (other.paths[1].read_bytes(), b"mine"):
+        mine = tmp_path / "out77.swm"
+        mine.write_bytes(foreign)
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        with pytest.raises(TargetRefusedError, match=r"out77.swm: is not one of these"):
+            split_wim_file(source, out, 2 * LIMIT, replace=True)
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    mine.unlink()
+    for path in other.paths:
+        path.unlink()
+    for name in ("out02.swm", "out2.swm.bak", "output9.swm"):
+        (tmp_path / name).write_text("never a part's name")
+    again = split_wim_file(source, out, 2 * LIMIT, replace=True)
     assert len(again.paths) < len(result.paths)
-    (notice,) = [event for event in events if isinstance(event, Notice)]
-    assert result.paths[len(again.paths)].name in notice.message
+    assert set(again.removed_paths) == set(result.paths) - set(again.paths)
+    assert names(tmp_path) == {path.name for path in again.paths} | {
+        "out02.swm",
+        "out2.swm.bak",
+        "output9.swm",
+    }
+    for name in ("out02.swm", "output9.swm"):
+        (tmp_path / name).unlink()
+    run("wimlib-imagex", "verify", out, f"--ref={tmp_path}/*.swm")
 
 
 def test_bad_requests_and_sources(sources, tmp_path):
