@@ -7,6 +7,7 @@ and not one left over from an earlier run. Nothing here is shipped.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import shlex
@@ -100,27 +101,44 @@ def build_loader(frame: bytes, token: str) -> bytes:
     return _patch(frame + LOADER_MAGIC + bytes(_HEADER.size), LOADER_MAGIC, token)
 
 
-def build_uefi_manager(generation: str, work_dir: Path) -> bytes:
+def build_uefi_manager(generation: str) -> bytes:
     """The stand-in for bootmgfw.efi, x86_64, which says ``generation`` ("2011" or "2023").
 
     Raises:
         ToolError: gcc or ld is missing or failed.
     """
-    options = [*_UEFI_COMPILE, "-std=c11"]
-    objects = _compile(("uefi", *_MANAGER_PARTS), options, work_dir)
-    program = work_dir / "bootmgfw.efi"
-    script = ["-T", str(HERE / "bootx64.ld")]
-    _run(["ld", *_UEFI_LINK, *script, "-o", str(program), *objects], package="binutils")
-    return _patch(program.read_bytes(), BOOTX64_MAGIC, f"generation-{generation}")
+    return _patch(_link_uefi_manager(), BOOTX64_MAGIC, f"generation-{generation}")
 
 
-def build_bios_manager(work_dir: Path, *, size: int = 493_000) -> bytes:
+def build_bios_manager(*, size: int = 493_000) -> bytes:
     """The stand-in for BOOTMGR, ``size`` bytes long, of which it checks every one in memory.
 
     Raises:
         ToolError: nasm, gcc or ld is missing or failed.
         UsageError: a size that can't be.
     """
+    return _patch(_fill(_link_bios_manager(), size), BOOTMGR_MAGIC, "boot-manager")
+
+
+@functools.cache
+def _link_uefi_manager() -> bytes:
+    with tempfile.TemporaryDirectory() as name:
+        work_dir = Path(name)
+        options = [*_UEFI_COMPILE, "-std=c11"]
+        objects = _compile(("uefi", *_MANAGER_PARTS), options, work_dir)
+        program = work_dir / "bootmgfw.efi"
+        script = ["-T", str(HERE / "bootx64.ld")]
+        _run(["ld", *_UEFI_LINK, *script, "-o", str(program), *objects], package="binutils")
+        return program.read_bytes()
+
+
+@functools.cache
+def _link_bios_manager() -> bytes:
+    with tempfile.TemporaryDirectory() as name:
+        return _build_bios_program(Path(name))
+
+
+def _build_bios_program(work_dir: Path) -> bytes:
     options = shlex.split(
         "-std=c11 -m32 -march=i386 -Os -Wall -Wextra -Werror -ffreestanding -fshort-wchar"
         " -fno-pic -fno-pie -fno-stack-protector -fcf-protection=none -mno-sse -mno-mmx"
@@ -134,7 +152,7 @@ def build_bios_manager(work_dir: Path, *, size: int = 493_000) -> bytes:
     _run(["ld", *script, "-o", str(linked), str(start), *objects], package="binutils")
     copy = ["objcopy", "-O", "binary", "-j", ".file", str(linked), str(program)]
     _run(copy, package="binutils")
-    return _patch(_fill(program.read_bytes(), size), BOOTMGR_MAGIC, "boot-manager")
+    return program.read_bytes()
 
 
 def build_host_manager(work_dir: Path) -> Path:

@@ -64,7 +64,7 @@ def make_windows_wim(
         if with_winre:
             make_winre_wim(winre, token=winre_token, arch=arch)
         root = work_dir / "root"
-        wim.write_files(root, chain(_boot_files(arch, work_dir), _system_files(arch)))
+        wim.write_files(root, chain(_boot_files(arch), _system_files(arch)))
         filler = wim._filler_files(path.name, _FILLER_SIZES[scale])
         wim.write_files(root, chain(_user_files(), filler))
         _add_links(root)
@@ -119,12 +119,12 @@ def _loader_files(token: str, arch: ImageArch) -> Iterator[tuple[str, bytes]]:
             yield f"{directory}/{name}", build_loader(frame, token)
 
 
-def _boot_files(arch: ImageArch, work_dir: Path) -> Iterator[tuple[str, bytes]]:
+def _boot_files(arch: ImageArch) -> Iterator[tuple[str, bytes]]:
     """What bcdboot lays down; only x86_64 has programs that start."""
     boot = "Windows/Boot"
     for folder, suffix, generation in (("EFI", "", "2011"), ("EFI_EX", "_EX", "2023")):
         if arch == "x86_64":
-            program = build_uefi_manager(generation, work_dir / f"manager-{generation}")
+            program = build_uefi_manager(generation)
         else:
             program = _program("bootmgfw" + suffix, 200_000, arch, subsystem=_UEFI_APPLICATION)
         yield f"{boot}/{folder}/bootmgfw{suffix}.efi", program
@@ -137,7 +137,7 @@ def _boot_files(arch: ImageArch, work_dir: Path) -> Iterator[tuple[str, bytes]]:
     for name in ("kd_02_10df.dll", "kd_0C_8086.dll"):
         yield f"{boot}/EFI/{name}", _program(name, 30_000, arch)
     if arch != "arm64":
-        yield f"{boot}/PCAT/bootmgr", build_bios_manager(work_dir / "manager-bios")
+        yield f"{boot}/PCAT/bootmgr", build_bios_manager()
         yield f"{boot}/PCAT/bootnxt", b"\x01"
         for name in ("memtest.exe", "bootuwf.dll", "bootvhd.dll", "bootspaces.dll"):
             yield f"{boot}/PCAT/{name}", _program(name, 90_000, arch, subsystem=_BOOT_APPLICATION)

@@ -33,12 +33,12 @@ header:
         times 40 db 0                   ; 0x28 token
 
         align   8
-gdt:
+gdt:                                    ; all marked accessed: the processor would write it here
         dq      0
-        dq      0x00CF9A000000FFFF      ; code, 32 bits, flat
-        dq      0x00CF92000000FFFF      ; data, flat
-        dq      0x00009A020000FFFF      ; code, 16 bits, from BASE
-        dq      0x000092000000FFFF      ; data, 64 KiB from 0
+        dq      0x00CF9B000000FFFF      ; code, 32 bits, flat
+        dq      0x00CF93000000FFFF      ; data, flat
+        dq      0x00009B020000FFFF      ; code, 16 bits, from BASE
+        dq      0x000093000000FFFF      ; data, 64 KiB from 0
 gdt_end:
 gdt_pointer:
         dw      gdt_end - gdt - 1
