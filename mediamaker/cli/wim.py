@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mediamaker.cli import wim_images, wim_read, wim_write
+from mediamaker.cli import wim_cache, wim_images, wim_read, wim_write
 from mediamaker.cli.output import Output
 from mediamaker.errors import ExitCode
 
@@ -128,6 +128,13 @@ SUBVERBS = (
         "mediamaker wim export install.wim:6 pro.wim",
         wim_write.add_export_arguments,
         wim_write.run_export,
+    ),
+    SubVerb(
+        "cache",
+        "list or remove the install images that were prepared for sticks",
+        "mediamaker wim cache --clear",
+        wim_cache.add_cache_arguments,
+        wim_cache.run_cache,
     ),
 )
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,15 +56,54 @@ def measure_cache(cache_dir: Path) -> int:
     return total
 
 
-def clear_cache(cache_dir: Path) -> int:
-    """Remove what the cache holds; how many bytes that were.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachedWim:
+    """A file of the cache; one that is not ``is_usable`` is unfinished or was changed."""
+
+    path: Path
+    size: int
+    mtime_ns: int
+    is_usable: bool
+    image_names: tuple[str, ...]
+
+
+def list_cache(cache_dir: Path) -> tuple[CachedWim, ...]:
+    """What the cache holds, the newest first."""
+    found = []
+    for path in cache_dir.glob("*.wim"):
+        try:
+            status = path.stat()
+        except OSError:  # removed meanwhile
+            continue
+        names: tuple[str, ...] = ()
+        with contextlib.suppress(SourceError):
+            names = tuple(image.name for image in read_wim_file(path).images)
+        found.append(
+            CachedWim(
+                path=path,
+                size=status.st_size,
+                mtime_ns=status.st_mtime_ns,
+                is_usable=find_finished(cache_dir, path.stem) is not None,
+                image_names=names,
+            )
+        )
+    return tuple(sorted(found, key=lambda item: -item.mtime_ns))
+
+
+def clear_cache(
+    cache_dir: Path,
+    *,
+    on_event: OnEvent | None = None,
+    cancel: threading.Event | None = None,
+) -> int:
+    """Remove what the cache holds; how many bytes that were. Waits for one who prepares.
 
     Raises:
         TargetRefusedError: it can't be removed.
     """
     if not cache_dir.is_dir():
         return 0
-    with locked(cache_dir, cancel=None, on_event=None):
+    with locked(cache_dir, cancel=cancel, on_event=on_event):
         size = measure_cache(cache_dir)
         try:
             for path in (*cache_dir.glob("*.wim"), *cache_dir.glob("*.json")):

@@ -3,6 +3,7 @@
 
 import random
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -165,6 +166,30 @@ def test_a_dry_run_prepares_nothing_unless_told(run, media, tmp_path):
     assert [event["event"] for event in events] == ["prepare", "plan"]
     assert events[0]["is_cached"]
     assert events[0]["seconds"] == 0
+
+
+def test_the_cache_is_listed_and_cleared(run, media, tmp_path):
+    code, events = run.json("wim", "cache")
+    assert (code, events[-1]["entries"]) == (0, [])
+    assert not (tmp_path / "cache").exists()
+    assert run.json("plan", media, "--prepare", *LIMIT)[0] == 0
+    assert run.json("plan", media, "--prepare", "--images", "2", *LIMIT)[0] == 0
+    code, events = run.json("wim", "cache")
+    assert [entry["images"] for entry in events[-1]["entries"]] == [["Pro"], ["Home", "Pro"]]
+    for entry in events[-1]["entries"]:
+        assert entry["is_usable"]
+        assert entry["path"].startswith(events[-1]["directory"])
+        subprocess.run(["wimlib-imagex", "verify", entry["path"]], check=True, capture_output=True)
+    total = sum(entry["size"] for entry in events[-1]["entries"])
+    with Path(events[-1]["entries"][0]["path"]).open("ab") as file:
+        file.write(b"changed")
+    code, out, _ = run.text("wim", "cache")
+    assert "unfinished or changed" in out
+    assert "Home, Pro" in out
+    code, events = run.json("wim", "cache", "--clear")
+    assert (code, events[-1]["cleared_size"]) == (0, total + len("changed"))
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.suffix]
+    assert run.json("plan", media, *LIMIT)[1][-1]["event"] == "prepare"
 
 
 def test_what_fits_is_planned_at_once(run, media):
