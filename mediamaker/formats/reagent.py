@@ -174,7 +174,7 @@ def pack_reset_config(
     *,
     partition_script: str,
     windows_number: int,
-    recovery_number: int,
+    recovery_number: int | None,
     recovery_folder: str = "Recovery\\WindowsRE",
     disk_size_min: int | None = None,
 ) -> bytes:
@@ -182,6 +182,7 @@ def pack_reset_config(
 
     ``partition_script`` is the name of a diskpart script beside it, without ``select disk`` and
     ``clean``, which the reset does itself; the numbers are those of the partitions it makes.
+    Without a recovery partition neither it nor its folder is named, as they go together.
     """
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<Reset>", "  <SystemDisk>"]
     if disk_size_min is not None:
@@ -189,13 +190,13 @@ def pack_reset_config(
     lines += [
         f"    <DiskpartScriptPath>{escape(partition_script)}</DiskpartScriptPath>",
         f"    <OSPartition>{windows_number}</OSPartition>",
-        f"    <WindowsREPartition>{recovery_number}</WindowsREPartition>",
-        f"    <WindowsREPath>{escape(recovery_folder)}</WindowsREPath>",
-        "    <Compact>False</Compact>",
-        "  </SystemDisk>",
-        "</Reset>",
-        "",
     ]
+    if recovery_number is not None:
+        lines += [
+            f"    <WindowsREPartition>{recovery_number}</WindowsREPartition>",
+            f"    <WindowsREPath>{escape(recovery_folder)}</WindowsREPath>",
+        ]
+    lines += ["    <Compact>False</Compact>", "  </SystemDisk>", "</Reset>", ""]
     return "\r\n".join(lines).encode()
 
 
