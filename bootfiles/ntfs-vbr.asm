@@ -393,6 +393,7 @@ read_mft:
         call    add_run
         xor     eax, eax
         xor     dx, dx
+        mov     byte [wanted_name_size], 0
         mov     dword [wanted_type], TYPE_DATA
         call    collect
         jc      damaged

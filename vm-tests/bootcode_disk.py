@@ -13,6 +13,7 @@ import struct
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 BOOTFILES = Path(__file__).resolve().parent.parent / "bootfiles"
 STAGE2_SECTOR = 16
@@ -142,7 +143,21 @@ def count_runs(clusters: Iterable[int]) -> int:
     return runs
 
 
-def make_disk(path: Path, volume: Volume, *, start_lba: int = 2048, others: str = "") -> Path:
+class HasVolume(Protocol):
+    """A volume in a file of its own."""
+
+    path: Path
+    sector_size: int
+
+
+def make_disk(
+    path: Path,
+    volume: HasVolume,
+    *,
+    start_lba: int = 2048,
+    others: str = "",
+    type_code: str = "c",
+) -> Path:
     """A disk whose active partition at ``start_lba`` (in the volume's sectors) is ``volume``.
 
     ``others`` are sfdisk lines for the partitions before it.
@@ -151,7 +166,7 @@ def make_disk(path: Path, volume: Volume, *, start_lba: int = 2048, others: str 
     size = volume.path.stat().st_size
     # An MBR can say where such a volume starts, not that it ends past 2 TiB.
     sectors = min(size // unit, 0xFFFFFFFF - start_lba)
-    own = f"start={start_lba}, size={sectors}, type=c, bootable"
+    own = f"start={start_lba}, size={sectors}, type={type_code}, bootable"
     with path.open("xb") as disk:
         disk.truncate(start_lba * unit + size + (1 << 20))
     lines = f"label: dos\nlabel-id: 0xdeadbeef\nunit: sectors\n{others}\n{own}\n"
