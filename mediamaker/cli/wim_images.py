@@ -11,7 +11,7 @@ from typing import Any
 
 from mediamaker.cli.options import size_argument
 from mediamaker.cli.output import Output
-from mediamaker.cli.wim_name import other_parts, parse_wim_name
+from mediamaker.cli.wim_name import all_parts, parse_wim_name
 from mediamaker.cli.wim_work import tell_left_behind, working
 from mediamaker.cli.wim_write import add_force
 from mediamaker.errors import ExitCode, SourceError, UsageError
@@ -109,12 +109,13 @@ def add_apply_arguments(parser: argparse.ArgumentParser) -> None:
 def run_apply(args: argparse.Namespace, output: Output) -> ExitCode:
     """Apply an image."""
     name = parse_wim_name(args.wim)
+    path, *parts = all_parts(name.path, args.ref)
     with working(output) as work:
         result = apply_image(
-            name.path,
+            path,
             name.image,
             args.target,
-            part_paths=other_parts(name.path, args.ref),
+            part_paths=tuple(parts),
             merge=args.merge,
             unix_data=args.unix_data,
             without_acls=args.no_acls,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mediamaker.errors import MediaError, UsageError
-from mediamaker.formats.wim import HEADER_SIZE, parse_wim_header
+from mediamaker.errors import UsageError
 from mediamaker.formats.wim_xml import WimImageInfo
+from mediamaker.wim.part_names import find_parts_of, read_header
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +64,19 @@ def find_image(name: WimName, images: Sequence[WimImageInfo], *, boot_index: int
     )
 
 
-def other_parts(first: Path, named: Sequence[Path]) -> tuple[Path, ...]:
-    """The other files of a split WIM: those named, else those beside ``first`` by their names.
-
-    Those that are missing are left out, and those that an older, longer set left behind.
-    """
-    if named or first.suffix.casefold() != ".swm":
-        return tuple(named)
-    numbers = range(2, _part_count(first) + 1)
-    numbered = [first.with_name(f"{first.stem}{number}{first.suffix}") for number in numbers]
-    return tuple(path for path in numbered if path.exists())
+def all_parts(path: Path, named: Sequence[Path]) -> tuple[Path, ...]:
+    """The files of a WIM, the first part first: ``path`` and those named, else found beside it."""
+    if not named:
+        return find_parts_of(path)
+    paths = (path, *named)
+    return tuple(sorted(paths, key=lambda item: not _is_first(item)))
 
 
-def _part_count(path: Path) -> int:
-    """As its header says; 1 for what can't be read, which whoever opens it will tell."""
-    if not path.is_file():
-        return 1
-    try:
-        with path.open("rb") as file:
-            return parse_wim_header(file.read(HEADER_SIZE), what=str(path)).part_count
-    except (OSError, MediaError):
-        return 1
+def other_parts(path: Path, named: Sequence[Path]) -> tuple[Path, ...]:
+    """:func:`all_parts` without ``path`` itself."""
+    return tuple(item for item in all_parts(path, named) if item != path)
+
+
+def _is_first(path: Path) -> bool:
+    header = read_header(path)
+    return header is not None and header.part_number == 1

@@ -124,7 +124,9 @@ def run_extract(args: argparse.Namespace, output: Output) -> ExitCode:
 
 def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``verify``."""
-    parser.add_argument("wim", type=Path, metavar="FILE", help="a WIM, ESD, or the first SWM")
+    parser.add_argument(
+        "wim", type=Path, metavar="FILE", help="a WIM, ESD, or any part of a split WIM"
+    )
     parser.add_argument(
         "parts", nargs="*", type=Path, metavar="PART", help="the other parts (default: found)"
     )

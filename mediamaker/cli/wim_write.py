@@ -9,7 +9,7 @@ from typing import Any
 
 from mediamaker.cli.options import size_argument
 from mediamaker.cli.output import Output
-from mediamaker.cli.wim_name import WimName, find_image, other_parts, parse_wim_name
+from mediamaker.cli.wim_name import WimName, all_parts, find_image, parse_wim_name
 from mediamaker.cli.wim_work import working
 from mediamaker.errors import ExitCode, UsageError
 from mediamaker.formats.fat import FILE_SIZE_SAFE_MAX
@@ -92,7 +92,7 @@ def run_split(args: argparse.Namespace, output: Output) -> ExitCode:
 
 def add_join_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``join``."""
-    parser.add_argument("first", type=Path, metavar="FIRST.swm")
+    parser.add_argument("first", type=Path, metavar="FIRST.swm", help="or any other part")
     parser.add_argument("out", type=Path, metavar="OUT.wim")
     parser.add_argument(
         "--ref", type=Path, nargs="+", metavar="PART", help="the other parts (default: found)"
@@ -207,13 +207,13 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 def run_export(args: argparse.Namespace, output: Output) -> ExitCode:
     """Copy images into another WIM."""
     name = parse_wim_name(args.wim)
-    parts = other_parts(name.path, args.ref)
+    path, *parts = all_parts(name.path, args.ref)
     images = None
     if name.image is not None:
         images = (find_image(name, read_wim_file(name.path).images),)
     with working(output) as work:
         result = export_to_wim(
-            ImageSource(path=name.path, images=images, part_paths=parts),
+            ImageSource(path=path, images=images, part_paths=tuple(parts)),
             args.out,
             name=args.name,
             description=args.description,
@@ -248,7 +248,8 @@ def _image_source(text: str, images: str | None, *, many: bool) -> ImageSource:
         known = read_wim_file(name.path).images
         wanted = [name.image] if name.image is not None else str(images).split(",")
         chosen = tuple(find_image(WimName(name.path, str(item).strip()), known) for item in wanted)
-    return ImageSource(path=name.path, images=chosen, part_paths=other_parts(name.path, ()))
+    path, *parts = all_parts(name.path, ())
+    return ImageSource(path=path, images=chosen, part_paths=tuple(parts))
 
 
 def _savings_to_json(savings: Savings) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from mediamaker.sources.reader import SourceReader
 from mediamaker.sources.wim import read_wim
 from mediamaker.sources.wim_solid import read_solid_tables
 from mediamaker.wim.output import check_outputs, open_output
+from mediamaker.wim.part_names import locate_parts
 from mediamaker.wim.split_file import (
     check_not_sources,
     is_padding_small,
     padding_size,
-    part_paths,
 )
 from mediamaker.wim.write_pieces import (
     Content,
@@ -59,7 +59,7 @@ def join_wim_files(
     on_event: OnEvent = ignore_event,
     cancel: threading.Event | None = None,
 ) -> JoinResult:
-    """One WIM at ``out`` of the split one whose first part is ``first``.
+    """One WIM at ``out`` of the split one that ``first``, any of its parts, is of.
 
     The others are ``parts``, or are found by name beside it. Nothing is recompressed; what is in
     the resources is not looked at (``wim verify`` does).
@@ -105,37 +105,31 @@ def join_wim_files(
     )
 
 
-def find_parts(first: Path) -> tuple[Path, ...]:
-    """``first`` and the other parts, which lie beside it: ``install2.swm`` and so on.
-
-    Case does not matter, as the names often come from FAT.
+def find_parts(part: Path) -> tuple[Path, ...]:
+    """All parts of the set that ``part``, any of them, is of, in order; they lie beside it.
 
     Raises:
-        FormatError: not a WIM, or not the first part; SourceError: a part is not there.
+        FormatError: not a WIM, or not named like a part; SourceError: a part is not there.
         UsageError: it is not split.
     """
-    source = identify("first", first)
+    source = identify("first", part)
     with SourceReader([source]) as reader:
         data = reader.pread("first", 0, min(HEADER_SIZE, source.size))
-    header = parse_wim_header(data, what=str(first))
+    header = parse_wim_header(data, what=str(part))
     if header.part_count == 1:
-        raise UsageError(f"{first} is not split: it is the whole WIM")
-    if header.part_number != 1:
+        raise UsageError(f"{part} is not split: it is the whole WIM")
+    located = locate_parts(part, header)
+    if not located:
         raise FormatError(
-            f"{first} is part {header.part_number} of {header.part_count}",
+            f"{part} is part {header.part_number} of {header.part_count}, which its name does not "
+            "tell",
             hint="name the first part; the others are found beside it",
         )
-    try:
-        by_name = {path.name.lower(): path for path in sorted(first.parent.iterdir())}
-    except OSError:  # may be entered but not listed: exact names will do
-        by_name = {}
-    found = [first]
-    for path in part_paths(first, header.part_count)[1:]:
-        actual = path if path.exists() else by_name.get(path.name.lower())
+    found = []
+    for number, (expected, actual) in enumerate(located, 1):
         if actual is None:
             raise SourceError(
-                f"{first}: part {len(found) + 1} of {header.part_count} is missing: "
-                f"expected {path}",
+                f"{part}: part {number} of {header.part_count} is missing: expected {expected}",
                 hint="put all parts in one folder",
             )
         found.append(actual)

@@ -21,6 +21,7 @@ from mediamaker.sources.reader import SourceReader
 from mediamaker.sources.wim import WimFile, read_wim
 from mediamaker.sources.wim_solid import read_solid_tables
 from mediamaker.wim.output import check_outputs, open_outputs
+from mediamaker.wim.part_names import part_paths
 from mediamaker.wim.stale_parts import find_stale_parts, remove_stale_parts
 from mediamaker.wim.write_pieces import (
     Content,
@@ -121,14 +122,6 @@ def split_wim_file(
         shared_size=written.shared_size,
         copied_size=written.copied_size,
         removed_paths=removed,
-    )
-
-
-def part_paths(out: Path, count: int) -> tuple[Path, ...]:
-    """``install.swm``, ``install2.swm``, ...: where Setup and every tool look for parts."""
-    return (
-        out,
-        *(out.with_name(f"{out.stem}{number}{out.suffix}") for number in range(2, count + 1)),
     )
 
 

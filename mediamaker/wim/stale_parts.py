@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mediamaker.errors import MediaError, TargetIOError, TargetRefusedError
-from mediamaker.formats.wim import HEADER_SIZE, WimHeader, parse_wim_header
+from mediamaker.errors import TargetIOError, TargetRefusedError
+from mediamaker.wim.part_names import read_header
 
 
 def find_stale_parts(paths: Sequence[Path]) -> dict[Path, bytes]:
@@ -23,10 +23,10 @@ def find_stale_parts(paths: Sequence[Path]) -> dict[Path, bytes]:
     Raises:
         TargetRefusedError: a file has such a name and is of no set that ``paths`` replaces.
     """
-    replaced = {header.guid for path in paths if (header := _read_header(path)) is not None}
+    replaced = {header.guid for path in paths if (header := read_header(path)) is not None}
     found: dict[Path, bytes] = {}
     for path in _further_names(paths[0], len(paths)):
-        header = _read_header(path)
+        header = read_header(path)
         if header is None or header.part_count == 1 or header.guid not in replaced:
             raise TargetRefusedError(
                 f"{path}: is not one of these {len(paths)} parts, but its name says so, and "
@@ -45,7 +45,7 @@ def remove_stale_parts(parts: dict[Path, bytes]) -> tuple[Path, ...]:
     """
     removed = []
     for path, guid in parts.items():
-        header = _read_header(path)
+        header = read_header(path)
         if header is None or header.guid != guid:
             continue
         try:
@@ -70,13 +70,3 @@ def _further_names(first: Path, count: int) -> list[Path]:
     except OSError:  # may be entered but not listed: then nobody else finds them either
         return []
     return [path for _, path in sorted(found)]
-
-
-def _read_header(path: Path) -> WimHeader | None:
-    if not path.is_file():
-        return None
-    try:
-        with path.open("rb") as file:
-            return parse_wim_header(file.read(HEADER_SIZE), what=str(path))
-    except (OSError, MediaError):
-        return None

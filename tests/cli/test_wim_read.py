@@ -106,6 +106,30 @@ def test_split_parts_are_found_by_their_names(run, wim, tmp_path):
     assert events[-1]["missing_parts"]
 
 
+def test_any_part_leads_to_the_others(run, wim, tmp_path):
+    subprocess.run(
+        ["wimlib-imagex", "split", wim, tmp_path / "s.swm", "0.05"], check=True, capture_output=True
+    )
+    second = tmp_path / "s2.swm"
+    assert second.exists()
+    code, events = run.json("wim", "verify", second)
+    assert (code, events[-1]["missing_parts"]) == (0, [])
+    assert run.json("wim", "ls", f"{second}:2", "/only.txt")[0] == 0
+    assert run.json("wim", "extract", f"{second}:1", "/", "--to", tmp_path / "x")[0] == 0
+    assert run.json("wim", "apply", f"{second}:1", tmp_path / "a")[0] == 0
+    for folder in ("x", "a"):
+        subprocess.run(["diff", "-r", wim.parent / "tree1", tmp_path / folder], check=True)
+    assert run.json("wim", "export", f"{second}:Pro", tmp_path / "e.wim")[0] == 0
+    assert run.json("wim", "optimize", f"{second}:Pro", tmp_path / "o.wim")[0] == 0
+    assert run.json("wim", "join", second, tmp_path / "j.wim")[0] == 0
+    for name in "eoj":
+        subprocess.run(
+            ["wimlib-imagex", "verify", tmp_path / f"{name}.wim"], check=True, capture_output=True
+        )
+    others = [path for path in tmp_path.glob("s*.swm") if path != second]
+    assert run.json("wim", "apply", f"{second}:2", tmp_path / "b", "--ref", *others)[0] == 0
+
+
 def test_what_is_no_wim_is_code_3(run, tmp_path):
     for name, content in (("empty.wim", b""), ("text.wim", b"x" * 5000)):
         (tmp_path / name).write_bytes(content)

@@ -124,7 +124,9 @@ def test_parts_by_wimlib(trees, tmp_path):
     for path in list((tmp_path / "parts").iterdir())[1:]:
         if path.name != "w.swm":
             path.rename(path.with_name(path.name.upper()))
-    assert len(find_parts(tmp_path / "parts" / "w.swm")) >= 3
+    found = find_parts(tmp_path / "parts" / "w.swm")
+    assert len(found) >= 3
+    assert [find_parts(part) for part in found] == [found] * len(found)
     join_wim_files(tmp_path / "parts" / "w.swm", tmp_path / "out.wim")
     judge(tmp_path / "out.wim", source, trees, tmp_path)
     assert {row.sha1 for row in rows(tmp_path / "out.wim")} == {row.sha1 for row in rows(source)}
@@ -182,13 +184,18 @@ def test_parts_that_do_not_belong_together(parts, tmp_path):
     with pytest.raises(FormatError, match=r"1 of its .* parts missing: 2") as caught:
         join_wim_files(parts[0], out, parts=parts[2:])
     assert caught.value.hint
-    with pytest.raises(FormatError, match="is part 2 of"):
-        join_wim_files(parts[1], out)
+    named = tmp_path / "p" / "else.swm"
+    parts[1].rename(named)
+    with pytest.raises(FormatError, match=r"is part 2 of .* which its name does not tell"):
+        join_wim_files(named, out)
+    named.rename(parts[1])
     with pytest.raises(UsageError, match="is not split"):
         join_wim_files(tmp_path / "s.wim", out)
     parts[-1].unlink()
     with pytest.raises(SourceError, match=rf"is missing: expected .*{parts[-1].name}"):
         join_wim_files(parts[0], out)
+    with pytest.raises(SourceError, match=rf"is missing: expected .*{parts[-1].name}"):
+        join_wim_files(parts[1], out)
     assert not out.exists()
     # In any order, when they are named.
     parts = other
