@@ -152,6 +152,24 @@ def test_many_subkeys(tmp_path, count):
     assert len(read_with_hivex(tmp_path / "hive")[2]) == count
 
 
+@pytest.mark.parametrize("count", [3, LEAF_COUNT_MAX + 90])
+def test_lists_without_hashes_are_read(tmp_path, count):
+    """``li``, which we never write; hivex and dissect see the same keys in it."""
+    keys = tuple(make_key(f"K{number:05}") for number in range(count))
+    data = bytearray(pack_hive(Hive(make_key("ROOT", subkeys=keys))))
+    leaf_count = 0
+    while (at := data.find(b"lh")) >= 0:
+        (length,) = struct.unpack_from("<H", data, at + 2)
+        words = struct.unpack_from(f"<{2 * length}I", data, at + 4)
+        data[at : at + 4 + 4 * length] = struct.pack(f"<2sH{length}I", b"li", length, *words[::2])
+        leaf_count += 1
+    assert leaf_count == 1 + (count > LEAF_COUNT_MAX)
+    assert parse_hive(bytes(data), what="h").root.subkeys == keys
+    assert len(read_with_dissect(bytes(data))[2]) == count
+    (tmp_path / "hive").write_bytes(data)
+    assert [name for name, *_ in read_with_hivex(tmp_path / "hive")[2]] == [k.name for k in keys]
+
+
 @pytest.mark.skipif(not STORES, reason="the stores lie outside the project")
 @pytest.mark.parametrize("path", STORES, ids=lambda path: path.stem)
 class TestRealStores:
