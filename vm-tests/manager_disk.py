@@ -217,18 +217,16 @@ class ManagerDisk:
         return self
 
     def damage(self, mark: bytes, *, distance: int) -> ManagerDisk:
-        """Flips a bit ``distance`` bytes from the only place of ``mark`` in the Windows volume."""
+        """Flips a bit ``distance`` bytes after each place of ``mark`` in the Windows volume."""
         with self.path.open("rb") as file:
             file.seek(_STARTS["windows"])
             volume = file.read(_SIZES["windows"])
-        offsets = (
-            [at for at in range(len(volume)) if volume.startswith(mark, at)]
-            if (volume.count(mark) < 1)
-            else []
-        )
-        assert not offsets
-        at = volume.index(mark) + distance
-        patch_disk(self.path, _STARTS["windows"] + at, bytes([volume[at] ^ 1]))
+        place = volume.find(mark)
+        assert place >= 0, mark
+        while place >= 0:
+            at = place + distance
+            patch_disk(self.path, _STARTS["windows"] + at, bytes([volume[at] ^ 1]))
+            place = volume.find(mark, place + 1)
         return self
 
 
@@ -253,6 +251,31 @@ def make_disk(directory: Path, firmware: Firmware, wim: Path) -> ManagerDisk:
     if firmware == "bios":
         patch_disk(path, 0, (BOOTFILES / "mbr.bin").read_bytes()[:440])
     return ManagerDisk(path, firmware).put_store(installed_store(firmware).pack())
+
+
+def make_portable_disk(directory: Path, wim: Path, packed: bytes) -> ManagerDisk:
+    r"""One active NTFS volume for BIOS with \bootmgr, \Boot\BCD (``packed``) and Windows."""
+    directory.mkdir(parents=True)
+    path, own = directory / "disk.img", directory / "own.wim"
+    with path.open("xb") as disk:
+        disk.truncate(_STARTS["windows"] + _SIZES["windows"])
+    start, size = _STARTS["system"], _SIZES["windows"]
+    lines = f"label: dos\nlabel-id: {SIGNATURE:#x}\n"
+    lines += f"start={start // 512}, size={size // 512}, type=7, bootable\n"
+    run("sfdisk", "--quiet", "--no-reread", path, given=lines)
+    patch_disk(path, 0, (BOOTFILES / "mbr.bin").read_bytes()[:440])
+    run("wimlib-imagex", "export", wim, "1", own)
+    run("wimlib-imagex", "extract", wim, "1", "/Windows/Boot/PCAT/bootmgr",
+        f"--dest-dir={directory}", "--no-acls")  # fmt: skip
+    (directory / "store").write_bytes(packed)
+    added = f"add {directory}/bootmgr /bootmgr\nadd {directory}/store /Boot/BCD\n"
+    run("wimlib-imagex", "update", own, "1", given=added)
+    volume = _make_ntfs(directory, "windows", own, "1", start=start)
+    code = (BOOTFILES / "ntfs-vbr.bin").read_bytes()
+    patch_disk(volume, 0, code[:3])
+    patch_disk(volume, 0x54, code[0x54:])
+    _splice(path, "system", volume)
+    return ManagerDisk(path, "bios")
 
 
 def _write_table(path: Path, firmware: Firmware) -> None:
@@ -292,11 +315,14 @@ def _make_system(directory: Path, firmware: Firmware) -> Path:
     return volume.path
 
 
-def _make_ntfs(directory: Path, role: str, wim: Path, image: str) -> Path:
+def _make_ntfs(
+    directory: Path, role: str, wim: Path, image: str, *, start: int | None = None
+) -> Path:
     path = directory / f"{role}.img"
     with path.open("xb") as file:
         file.truncate(_SIZES[role])
-    run("mkntfs", "-F", "-Q", "-q", "-p", _STARTS[role] // 512, "-H", 255, "-S", 63, path)
+    hidden = (_STARTS[role] if start is None else start) // 512
+    run("mkntfs", "-F", "-Q", "-q", "-p", hidden, "-H", 255, "-S", 63, path)
     run("wimlib-imagex", "apply", wim, image, path)
     return path
 
