@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -29,10 +30,14 @@ _BOTTLENECKS = {"source": "reading the source", "target": "the target", "cpu": "
 
 
 class ProgressView:
-    """A context manager whose :meth:`show` takes the engine's events."""
+    """A context manager whose :meth:`show` takes the engine's events.
 
-    def __init__(self, output: Output) -> None:
+    ``words`` call phases otherwise than is usual: checking a file reads nothing back.
+    """
+
+    def __init__(self, output: Output, *, words: Mapping[Phase, str] | None = None) -> None:
         self._output = output
+        self._words = {**_WORDS, **(words or {})}
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._phase: Phase | None = None
@@ -89,7 +94,7 @@ class ProgressView:
     def _show_bar(self, bar: Bar, event: Progress, *, is_new_phase: bool) -> None:
         if is_new_phase or self._task is None:
             self._task = bar.add_task(
-                _WORDS[event.phase], total=event.bytes_total or None, words=""
+                self._words[event.phase], total=event.bytes_total or None, words=""
             )
         bar.update(
             self._task,
@@ -106,7 +111,7 @@ class ProgressView:
         self._next_line = now + _LINE_INTERVAL_SECONDS
         share = event.bytes_done * 1000 // event.bytes_total
         self._output.note(
-            f"  {_WORDS[event.phase]:<12} {share // 10:>3}.{share % 10} %  "
+            f"  {self._words[event.phase]:<12} {share // 10:>3}.{share % 10} %  "
             f"{format_size(event.bytes_done)} of {format_size(event.bytes_total)}  {_speed(event)}"
         )
 

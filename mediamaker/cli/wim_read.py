@@ -17,6 +17,7 @@ from mediamaker.cli.progress import ProgressView
 from mediamaker.cli.wim_name import WimName, find_image, other_parts, parse_wim_name
 from mediamaker.errors import ExitCode, FormatError, UsageError
 from mediamaker.execute.interrupts import interrupt_sets
+from mediamaker.execute.progress import Phase
 from mediamaker.sources.wim import WimFile
 from mediamaker.units import format_size
 from mediamaker.wim.extract import extract_paths
@@ -37,10 +38,12 @@ def run_info(args: argparse.Namespace, output: Output) -> ExitCode:
     with open_parts((name.path,)) as parts:
         wim = _first(parts, name)
         number = None if name.image is None else find_image(name, wim.images)
+        xml = wim.xml.decode("utf-16", "replace").lstrip("\ufeff")
         if args.xml and not output.as_json:
-            output.result(wim.xml.decode("utf-16", "replace").lstrip("\ufeff"))
+            output.result(xml)
             return ExitCode.DONE
-        output.event("wim-info", **_info_to_json(name.path, wim, number))
+        extra = {"xml": xml} if args.xml else {}
+        output.event("wim-info", **_info_to_json(name.path, wim, number), **extra)
         output.result("\n".join(_show_info(name.path, wim, number)))
     return ExitCode.DONE
 
@@ -135,7 +138,10 @@ def add_verify_arguments(parser: argparse.ArgumentParser) -> None:
 def run_verify(args: argparse.Namespace, output: Output) -> ExitCode:
     """Compare every blob with its SHA-1."""
     cancel = threading.Event()
-    with interrupt_sets(cancel), ProgressView(output) as view:
+    with (
+        interrupt_sets(cancel),
+        ProgressView(output, words={Phase.VERIFY: "verifying"}) as view,
+    ):
         report = verify_wim(
             args.wim, other_parts(args.wim, args.parts), on_event=view.show, cancel=cancel
         )

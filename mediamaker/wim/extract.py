@@ -61,6 +61,7 @@ class _Work:
     links: list[tuple[_Names, MetadataEntry]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     named_stream_count: int = 0
+    secured_count: int = 0
     file_count: int = 0
     link_count: int = 0
     size: int = 0
@@ -111,6 +112,11 @@ def extract_paths(
     meter.finish()
     if work.named_stream_count:
         work.notes.append(f"{work.named_stream_count} named streams were left out")
+    if work.secured_count:
+        work.notes.append(
+            f"the security descriptors (ACLs) of {work.secured_count} files and folders were left "
+            "out; wim apply to NTFS keeps them"
+        )
     return ExtractReport(
         file_count=work.file_count,
         directory_count=len(work.directories),
@@ -145,6 +151,7 @@ def _collect_entry(work: _Work, entry: MetadataEntry, skipped: int) -> None:
     names = tuple(_encode_name(name, entry) for name in entry.parts[skipped:])
     if not names:
         return
+    work.secured_count += entry.security_id >= 0
     if entry.is_link:
         work.links.append((names, entry))
     elif entry.is_directory:

@@ -42,6 +42,8 @@ def test_info(run, wim):
     assert "image 1" not in out
     _, out, _ = run.text("wim", "info", wim, "--xml")
     assert out.startswith("<WIM>")
+    assert run.json("wim", "info", wim, "--xml")[1][-1]["xml"].rstrip() == out.rstrip()
+    assert "xml" not in event
 
 
 def test_ls_and_cat(run, wim):
@@ -89,8 +91,10 @@ def test_a_flipped_byte_names_file_and_image(run, wim, tmp_path):
     assert code == 5
     (file,) = events[-1]["damaged_files"]
     assert (file["image_number"], file["path"]) == (2, "/Windows/System32/kernel.dll")
-    code, out, _ = run.text("wim", "verify", broken)
+    code, out, err = run.text("wim", "verify", broken)
     assert code == 5
+    assert "verifying" in err
+    assert "reading back" not in err
     assert "damaged: image 2: /Windows/System32/kernel.dll" in out
 
 

@@ -110,6 +110,11 @@ def test_solid_is_cut_only_when_asked(run, wim, tmp_path):
     assert code == 0
     assert run.json("wim", "info", solid)[1][-1]["is_solid"] is True
     assert run.json("wim", "verify", solid)[0] == 0
+    code, out, _ = run.text("wim", "optimize", wim, solid, "--for", "archive", "--force")
+    assert "6 of 6 blobs compressed again" not in out  # metadata is a blob too
+    assert "7 of 7 blobs compressed again" in out
+    code, out, _ = run.text("wim", "optimize", wim, tmp_path / "copy.wim")
+    assert "everything copied as stored" in out
     code, events = run.json("wim", "split", solid, tmp_path / "s.swm", "--size", "300KiB")
     assert code == 3
     assert "solid" in events[-1]["message"]
@@ -242,6 +247,10 @@ def test_acls_stay_behind_when_told(run, wim, tmp_path):
     for words in ((), ("--no-acls",)):
         code, _ = run.json("wim", "capture", volume, out, "--force", *words)
         assert code == 0
+        left = run.json("wim", "extract", out, "/", "--to", tmp_path / f"x{len(words)}")[1][-1]
+        assert any("security descriptors (ACLs)" in note for note in left["notes"]) is not bool(
+            words
+        )
         has_acl = "Security Descriptor" in wimlib("dir", out, "1", "--path=/", "--detailed")
         assert has_acl is not bool(words)
 
