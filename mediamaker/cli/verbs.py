@@ -55,6 +55,16 @@ VERBS = (
         "mediamaker create Win11.iso /dev/sdX     (or: ... Win11.iso stick.img)",
     ),
     Verb(
+        "install",
+        "put an image of Windows on a disk: partitions, files, boot store and recovery",
+        "mediamaker install install.wim:6 /dev/nvme0n1 --firmware uefi --erase",
+    ),
+    Verb(
+        "togo",
+        "make a removable disk with a Windows that goes from machine to machine",
+        "mediamaker togo install.wim:1 /dev/sdX",
+    ),
+    Verb(
         "verify",
         "read a disk or image file back and compare every byte with what was planned",
         "mediamaker verify /dev/sdX Win11.iso",
@@ -73,5 +83,10 @@ VERBS = (
         "wim",
         "look into WIM files, verify, split, join, optimize, capture, apply and edit them",
         "mediamaker wim info install.wim",
+    ),
+    Verb(
+        "bcd",
+        "show, make and change BCD stores, what bcdedit is on Windows",
+        "mediamaker bcd show /mnt/EFI/Microsoft/Boot/BCD",
     ),
 )

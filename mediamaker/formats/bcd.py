@@ -224,13 +224,15 @@ def element_owner(item: BcdObject) -> str:
     return f"{{{alias or item.guid}}}"
 
 
-def check_value(element: Element) -> None:
-    """The value is of the form that the element's id asks for.
+def registry_value(element: Element) -> Value:
+    """The element as the registry holds it.
 
     Raises:
-        UsageError: it is not.
+        UsageError: its value is not of the form that its id asks for.
     """
-    _pack_value(element)
+    if element.source is not None and _read_value(element.id, element.source) == element.value:
+        return element.source.value(_ELEMENT) or Value(_ELEMENT, 0, b"")
+    return _pack_value(element)
 
 
 def _problems(store: Store) -> Iterator[str]:
@@ -425,10 +427,10 @@ __all__ = [
     "RawDevice",
     "Store",
     "UnknownValue",
-    "check_value",
     "element_owner",
     "find_problems",
     "pack_store",
     "parse_store",
+    "registry_value",
     "store_hive",
 ]

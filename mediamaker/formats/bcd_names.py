@@ -368,7 +368,7 @@ def element_id(name: str, type_code: int | None) -> int:
             return number
     words = OBJECT_TYPES.get(type_code or 0, ("", ""))[0] or "any"
     close = difflib.get_close_matches(wanted, names.values(), 3)
-    hint = f"did you mean {' or '.join(close)}?" if close else "or give its id: custom:22000002"
+    hint = (f"did you mean {', '.join(close)}? " if close else "") + "custom:XXXXXXXX gives any id"
     raise UsageError(f"objects of type {words} have no element {name!r}", hint=hint)
 
 
