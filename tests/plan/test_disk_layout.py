@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Layout files: what is built in against what Microsoft documents, and what is refused."""
 
+import re
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mediamaker.errors import FormatError, SourceError, UsageError
-from mediamaker.plan.disk_layout import Role, find_oddities
+from mediamaker.plan.disk_layout import Attribute, Role, find_oddities
 from mediamaker.plan.layout_file import TEXT_SIZE_MAX, load_layout
 from mediamaker.sources.layout_files import (
     find_builtin_layouts,
@@ -100,6 +102,27 @@ def test_built_in_layouts_are_found_by_name_and_files_by_path(tmp_path):
     own.write_bytes(b"#" * (1 << 20))
     with pytest.raises(FormatError, match="over"):
         read_layout(str(own))
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "install.md"
+
+
+def test_the_documentation_tells_all_keys_and_its_example_is_a_layout():
+    text = DOCS.read_text("utf-8")
+    (example,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    layout = load_layout(example, what="docs/install.md")
+    assert [spec.role for spec in layout.partitions] == list(Role)
+    for source in ("no_such_key = 1\n" + GPT, GPT + "no_such_key = 1\n"):
+        with pytest.raises(FormatError) as caught:
+            load_layout(source, what="x")
+        known = caught.value.message.rpartition("known are ")[2].split(", ")
+        assert len(known) >= 5
+        for key in set(known) - {"partition"}:
+            assert f"`{key}`" in text, key
+    for name in find_builtin_layouts():
+        assert f"| `{name}` |" in text
+    for attribute in Attribute:
+        assert f"`{attribute.value}`" in text
 
 
 def test_extra_data_partitions_and_every_key():
