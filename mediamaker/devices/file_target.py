@@ -9,18 +9,21 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
 from mediamaker.devices.descriptor import Descriptor
+from mediamaker.devices.new_file import (
+    check_new_file,
+    check_place,
+    give_name,
+    name_beside,
+    name_taken,
+)
 from mediamaker.errors import TargetRefusedError, TargetTooSmallError
 from mediamaker.units import format_size
-
-_NAME_SIZE_MAX = 255
-"""NAME_MAX of every Linux file system that matters, in bytes."""
 
 
 class FileTarget(Descriptor):
@@ -64,7 +67,7 @@ class FileTarget(Descriptor):
         """
         # A link is followed, so that the new file lands beside the old one and replaces it.
         path = Path(os.path.realpath(path))
-        mode = _check_place(path, replace=replace)
+        mode = check_place(path, replace=replace)
         try:
             descriptor, partial_path = _open_partial(path)
         except OSError as error:
@@ -226,7 +229,7 @@ class FileTarget(Descriptor):
 
     def _name_partial(self) -> Path:
         """A name for what has none, as link(2) can't replace a file and rename(2) needs a name."""
-        self._partial_path = self._path.with_name(_partial_name(self._path.name))
+        self._partial_path = name_beside(self._path)
         self._link_to(self._partial_path)
         return self._partial_path
 
@@ -236,39 +239,23 @@ class FileTarget(Descriptor):
         try:
             os.link(link, path, src_dir_fd=self._descriptor, follow_symlinks=True)
         except FileExistsError:
-            raise _name_taken(path) from None
+            raise name_taken(path) from None
 
     def _publish(self, partial_path: Path) -> None:
         if self._is_replacing:
             partial_path.replace(self._path)
             return
-        try:
-            # link(2), unlike rename(2), fails if the name was taken meanwhile.
-            self._path.hardlink_to(partial_path)
-        except FileExistsError:
-            raise _name_taken(self._path) from None
-        except OSError:
-            # FAT and some network file systems know no links; ask, then rename.
-            if self._path.exists():
-                raise _name_taken(self._path) from None
-            partial_path.rename(self._path)
-        else:
-            partial_path.unlink()
+        give_name(partial_path, self._path)
+        partial_path.unlink(missing_ok=True)
 
 
 def check_image_place(path: Path, *, replace: bool) -> None:
     """Refuse early what :meth:`FileTarget.create` would refuse, before anything long is begun.
 
     Raises:
-        TargetRefusedError: the name is taken, or there is no such directory.
+        TargetRefusedError: the name is taken, or there is no such directory that lets us.
     """
-    target = Path(os.path.realpath(path))
-    _check_place(target, replace=replace)
-    if not target.parent.is_dir():
-        raise TargetRefusedError(
-            f"{path}: there is no directory {target.parent}",
-            hint="name a file in an existing directory that you may write to",
-        )
+    check_new_file(path, replace=replace)
 
 
 def _open_partial(path: Path) -> tuple[int, Path | None]:
@@ -278,32 +265,5 @@ def _open_partial(path: Path) -> tuple[int, Path | None]:
         return os.open(path.parent, flags | os.O_TMPFILE, 0o666), None
     except OSError:
         # FAT, NFS and others can't; why else it fails is told by the attempt to create a name.
-        partial_path = path.with_name(_partial_name(path.name))
+        partial_path = name_beside(path)
         return os.open(partial_path, flags | os.O_CREAT | os.O_EXCL, 0o666), partial_path
-
-
-def _partial_name(name: str) -> str:
-    suffix = f".mediamaker-{secrets.token_hex(4)}.partial"
-    room = _NAME_SIZE_MAX - len(suffix) - 1
-    return "." + os.fsdecode(os.fsencode(name)[:room]) + suffix
-
-
-def _check_place(path: Path, *, replace: bool) -> int | None:
-    """Whether a file may be put at ``path``; the mode of the one that it replaces."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise TargetRefusedError(f"{path}: {error}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise TargetRefusedError(f"{path}: exists and is not a regular file")
-    if not replace:
-        raise _name_taken(path)
-    return stat.S_IMODE(status.st_mode)
-
-
-def _name_taken(path: Path) -> TargetRefusedError:
-    return TargetRefusedError(
-        f"{path}: exists already", hint="name another file, or replace it with --force"
-    )

@@ -10,16 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mediamaker.devices.new_file import check_new_file, check_place, give_name, name_beside
 from mediamaker.errors import MediaError, TargetIOError, TargetRefusedError, UsageError
-
-_NAME_SIZE_MAX = 255
-"""NAME_MAX of every Linux file system that matters, in bytes."""
 
 
 @contextmanager
@@ -52,8 +48,8 @@ def open_outputs(paths: Sequence[Path], *, replace: bool) -> Iterator[tuple[Path
     partial_paths: list[Path] = []
     try:
         for target in targets:
-            mode = _check_place(target, replace=replace)
-            partial_path = target.with_name(_partial_name(target.name))
+            mode = check_place(target, replace=replace)
+            partial_path = name_beside(target)
             # In the list before it is on the disk, or Ctrl-C in between would leave it behind.
             partial_paths.append(partial_path)
             _create(partial_path, target, mode)
@@ -78,18 +74,7 @@ def check_outputs(paths: Sequence[Path], *, replace: bool) -> None:
         TargetRefusedError: a name is taken, or there is no such directory.
     """
     for path in paths:
-        target = Path(os.path.realpath(path))
-        _check_place(target, replace=replace)
-        if not target.parent.is_dir():
-            raise TargetRefusedError(
-                f"{path}: there is no directory {target.parent}",
-                hint="name a file in an existing directory that you may write to",
-            )
-        if not os.access(target.parent, os.W_OK | os.X_OK):
-            raise TargetRefusedError(
-                f"{path}: can't create a file in {target.parent}: no permission, or read-only",
-                hint="name a file in an existing directory that you may write to",
-            )
+        check_new_file(path, replace=replace)
 
 
 def _create(partial_path: Path, target: Path, mode: int | None) -> None:
@@ -152,44 +137,6 @@ def _publish(partial_path: Path, target: Path, named: list[Path], *, replace: bo
     if replace:
         partial_path.replace(target)
         return
-    try:
-        # link(2), unlike rename(2), fails if the name was taken meanwhile.
-        target.hardlink_to(partial_path)
-    except FileExistsError:
-        raise _name_taken(target) from None
-    except OSError:
-        # FAT and some network file systems know no links; ask, then rename.
-        if target.exists():
-            raise _name_taken(target) from None
-        partial_path.rename(target)
-        named.append(target)
-    else:
-        named.append(target)
-        partial_path.unlink()
-
-
-def _partial_name(name: str) -> str:
-    suffix = f".mediamaker-{secrets.token_hex(4)}.partial"
-    room = _NAME_SIZE_MAX - len(suffix) - 1
-    return "." + os.fsdecode(os.fsencode(name)[:room]) + suffix
-
-
-def _check_place(path: Path, *, replace: bool) -> int | None:
-    """Whether a file may be put at ``path``; the mode of the one that it replaces."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise TargetRefusedError(f"{path}: {error}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise TargetRefusedError(f"{path}: exists and is not a regular file")
-    if not replace:
-        raise _name_taken(path)
-    return stat.S_IMODE(status.st_mode)
-
-
-def _name_taken(path: Path) -> TargetRefusedError:
-    return TargetRefusedError(
-        f"{path}: exists already", hint="name another file, or replace it with --force"
-    )
+    give_name(partial_path, target)
+    named.append(target)
+    partial_path.unlink(missing_ok=True)
