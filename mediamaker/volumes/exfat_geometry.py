@@ -25,6 +25,7 @@ from mediamaker.formats.exfat import (
     SECTOR_SIZES,
 )
 from mediamaker.units import GIB, KIB, MIB, align_down, align_up
+from mediamaker.volumes.fat_search import choose_fat_size
 
 FAT_ALIGNMENT = 64 * KIB
 HEAP_ALIGNMENT_MAX = 1 * GIB
@@ -115,27 +116,16 @@ def fit_geometry(
     system ends (VolumeLength) before the volume does.
     """
     available = align_down(size, sector_size)
-    per_fat_sector = sector_size // FAT_ENTRY_SIZE
 
     def count_space(fat_sectors: int) -> int:
         start = find_heap_offset(fat_sectors, sector_size, heap_alignment)
         return max(0, available - start) // cluster_size
 
-    def count_entries(fat_sectors: int) -> int:
-        return fat_sectors * per_fat_sector - FIRST_CLUSTER
-
-    # The smallest FAT that covers all the space it leaves.
-    low, high = 1, (available // cluster_size + FIRST_CLUSTER) // per_fat_sector + 1
-    while low < high:
-        middle = (low + high) // 2
-        if count_entries(middle) >= count_space(middle):
-            high = middle
-        else:
-            low = middle + 1
-    choices = [(count_space(low), low)]
-    if low > 1:
-        choices.append((count_entries(low - 1), low - 1))
-    cluster_count, fat_sectors = max(choices)
+    cluster_count, fat_sectors = choose_fat_size(
+        entries_per_sector=sector_size // FAT_ENTRY_SIZE,
+        first_cluster=FIRST_CLUSTER,
+        space=count_space,
+    )
     if cluster_count < 1:
         return None
     heap_offset = find_heap_offset(fat_sectors, sector_size, heap_alignment)

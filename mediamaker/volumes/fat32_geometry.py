@@ -25,6 +25,7 @@ from mediamaker.formats.fat import (
     SECTORS_PER_CLUSTER_MAX,
 )
 from mediamaker.units import GIB, KIB, MIB, align_up, format_size
+from mediamaker.volumes.fat_search import choose_fat_size
 
 FAT_COUNT = 2
 RESERVED_SECTORS_MIN = 32
@@ -134,27 +135,16 @@ def fit_geometry(
         )
     available = min(available, _TOTAL_SECTORS_MAX)
     per_cluster = cluster_size // sector_size
-    per_fat_sector = sector_size // FAT_ENTRY_SIZE
 
     def count_space(fat_sectors: int) -> int:
         start = _find_data_start(fat_sectors, sector_size, data_alignment)
         return max(0, available - start) // per_cluster
 
-    def count_entries(fat_sectors: int) -> int:
-        return fat_sectors * per_fat_sector - FIRST_CLUSTER
-
-    # The smallest FAT that covers all the space it leaves.
-    low, high = 1, (available // per_cluster + FIRST_CLUSTER) // per_fat_sector + 1
-    while low < high:
-        middle = (low + high) // 2
-        if count_entries(middle) >= count_space(middle):
-            high = middle
-        else:
-            low = middle + 1
-    choices = [(count_space(low), low)]
-    if low > 1:
-        choices.append((count_entries(low - 1), low - 1))
-    cluster_count, fat_sectors = max(choices)
+    cluster_count, fat_sectors = choose_fat_size(
+        entries_per_sector=sector_size // FAT_ENTRY_SIZE,
+        first_cluster=FIRST_CLUSTER,
+        space=count_space,
+    )
     if cluster_count < 1:
         return None
     data_start = _find_data_start(fat_sectors, sector_size, data_alignment)
