@@ -3,7 +3,8 @@
 
 Forms are bcdedit's where it has one; partitions are named by what tables hold, for there are no
 drive letters here: ``partition=gpt:DISK-GUID:PARTITION-GUID``, ``partition=mbr:SIGNATURE:OFFSET``.
-What is shown for a value is understood when it is typed.
+What is shown for a value is understood when it is typed, but for devices in bytes unlike ours
+(``raw=`` types those) and for paths that end as if options or a ``locate`` followed.
 """
 
 from __future__ import annotations

@@ -10,15 +10,19 @@ import random
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
 from mediamaker.extents import ExtentMapBuilder, FileRange, Literal, Piece, Unwritten, Zeros
+from mediamaker.formats.bcd import pack_store, registry_value
+from mediamaker.formats.bcd_devices import GptPartition as BcdGptPartition
 from mediamaker.formats.gpt import Gpt, GptPartition, pack_gpt
 from mediamaker.formats.mbr import Mbr, MbrPartition, pack_mbr, pack_protective_mbr
 from mediamaker.formats.regf import Hive, Key, Value, dword_value, string_value
 from mediamaker.formats.regf_pack import pack_hive
 from mediamaker.formats.wim import IntegrityTable, pack_integrity_table
+from mediamaker.plan.boot_store import BootIds, installed_store, pe_store, vhd_store
 from mediamaker.plan.codec import compute_plan_id, plan_to_json
 from mediamaker.plan.geometry import Geometry
 from mediamaker.plan.model import Plan, PlannedPartition
@@ -94,9 +98,43 @@ def make_seeds():
         "fuzz_wim_tables": dict(_tables(wims)),
         "fuzz_partition_tables": dict(_partition_tables()),
         "fuzz_regf": dict(_hives()),
+        "fuzz_bcd": dict(_stores()),
         "fuzz_udf_iso": packed,
         "fuzz_codec_json": dict(_documents()),
     }
+
+
+def _stores():
+    ids = BootIds.derive(b"seed")
+    disk = UUID(int=1)
+    esp, windows = (BcdGptPartition(disk, UUID(int=number)) for number in (2, 3))
+    installed = installed_store(
+        firmware="uefi", system=esp, windows=windows, recovery=esp, ids=ids, locale="de-DE"
+    )
+    disk_image = vhd_store(
+        firmware="bios", system=esp, vhd_on=windows, vhd_path="\\w.vhdx", ids=ids
+    )
+    stores = {"installed": installed, "media": pe_store("bios"), "vhd": disk_image}
+    for name, whole in stores.items():
+        # Without the settings, which are all alike: a small hive is a fast one.
+        kept = [item for item in whole.objects if item.type_code >> 28 != 2]
+        store = replace(whole, objects=tuple(kept))
+        yield name, pack_store(store)
+        for item in store.objects:
+            for element in item.elements:
+                if element.id >> 24 & 0xF == 1:
+                    yield f"{name}-{element.id:08x}", registry_value(element).data
+    texts = [
+        "boot",
+        "locate=\\sources\\boot.wim",
+        f"partition=gpt:{disk}:{disk}",
+        "partition=mbr:d7da5d02:1048576",
+        "ramdisk=[mbr:1:0x100000]\\sources\\boot.wim,{ramdiskoptions}",
+        "vhd=[file=[boot]\\x]\\w.vhd,locate=custom:12000002",
+        "0x15000075 12 yes {default} {bootmgr}",
+    ]
+    for number, text in enumerate(texts):
+        yield f"text-{number}", text.encode()
 
 
 def _multi_extent():

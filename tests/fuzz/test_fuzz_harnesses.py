@@ -9,6 +9,7 @@ import pytest
 
 from mediamaker.units import MIB
 from tests.fuzz import (
+    fuzz_bcd,
     fuzz_codec_json,
     fuzz_partition_tables,
     fuzz_regf,
@@ -27,6 +28,7 @@ HARNESSES = (
     fuzz_wim_tables,
     fuzz_partition_tables,
     fuzz_regf,
+    fuzz_bcd,
     fuzz_udf_iso,
     fuzz_codec_json,
 )
