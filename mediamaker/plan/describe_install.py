@@ -118,7 +118,7 @@ def describe_notes(placed: PlacedDisk, volumes: Mapping[int, ExtentMap | None]) 
         if wanted is not None and partition.size > wanted:
             notes.append(
                 f"{who} gets {format_size(partition.size)}, not the layout's "
-                f"{format_size(wanted)}: what goes into it needs more"
+                f"{format_size(wanted)}: what goes into it, or its file system, needs more"
             )
         if partition.number in volumes and volumes[partition.number] is None:
             notes.append(f"{who} is made and filled by a step of its own, before the tables")

@@ -21,10 +21,11 @@ from mediamaker.errors import TargetTooSmallError, UsageError
 from mediamaker.formats.bcd_devices import GptPartition, MbrPartition, PartitionRef
 from mediamaker.formats.mbr import LBA_MAX
 from mediamaker.plan.disk_layout import DiskLayout, PartitionSpec, Role, Table
-from mediamaker.plan.geometry import PARTITION_ALIGNMENT, Geometry
+from mediamaker.plan.geometry import DEFAULT_SECTOR_SIZE, PARTITION_ALIGNMENT, Geometry
 from mediamaker.plan.identity import Identities
 from mediamaker.plan.layouts import TABLE_SIZE, Slot
 from mediamaker.units import MIB, align_down, align_up, format_size
+from mediamaker.volumes.fat32_geometry import CLUSTER_COUNT_AIM, measure_size
 
 REST_SIZE_MIN = 16 * MIB
 """Of a rest that nothing is known about: room for the structures of any file system."""
@@ -150,28 +151,41 @@ def partition_slot(geometry: Geometry, *, table: Table) -> Slot:
     return Slot(TABLE_SIZE, end)
 
 
-def disk_size_needed(layout: DiskLayout, sizes_min: Mapping[Role, int] | None = None) -> int:
+def disk_size_needed(
+    layout: DiskLayout,
+    sizes_min: Mapping[Role, int] | None = None,
+    *,
+    sector_size: int = DEFAULT_SECTOR_SIZE,
+) -> int:
     """The smallest disk for ``layout``: what ``--size auto`` takes for an image file."""
-    needs = _needs(layout, dict(sizes_min or {}))
+    needs = _needs(layout, dict(sizes_min or {}), sector_size)
     return TABLE_SIZE + sum(needs) + TABLE_SIZE
 
 
-def _needs(layout: DiskLayout, sizes_min: dict[Role, int]) -> list[int]:
+def _needs(layout: DiskLayout, sizes_min: dict[Role, int], sector_size: int) -> list[int]:
     """The least of each partition, whole MiB."""
     needs = []
     for spec in layout.partitions:
-        # What goes into the data partitions is theirs alone: a minimum for the role is for each.
+        # A minimum for the role data is one for each partition of it.
         wanted = max(spec.size_min or REST_SIZE_MIN, sizes_min.get(spec.role, 0))
         if spec.size is not None:
             wanted = max(spec.size, sizes_min.get(spec.role, 0))
+        if spec.file_system == "fat32":
+            wanted = max(wanted, _fat32_size_min(sector_size, spec.cluster_size))
         needs.append(align_up(wanted, PARTITION_ALIGNMENT))
     return needs
+
+
+def _fat32_size_min(sector_size: int, cluster_size: int | None) -> int:
+    """The smallest volume that has enough clusters to be FAT32 and not FAT16."""
+    smallest = max(cluster_size or 0, sector_size)
+    return measure_size(CLUSTER_COUNT_AIM, sector_size, smallest, PARTITION_ALIGNMENT)
 
 
 def _choose_sizes(
     layout: DiskLayout, geometry: Geometry, sizes_min: dict[Role, int], slot: Slot
 ) -> list[int]:
-    sizes = _needs(layout, sizes_min)
+    sizes = _needs(layout, sizes_min, geometry.logical_sector_size)
     spare = slot.size - sum(sizes)
     if spare < 0:
         raise _too_small(layout, geometry, sizes, slot)

@@ -14,6 +14,8 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mediamaker.devices.block_target import BlockTarget
 from mediamaker.devices.file_target import FileTarget
@@ -21,6 +23,7 @@ from mediamaker.devices.table import read_table
 from mediamaker.errors import PlanError
 from mediamaker.execute.create import execute_plan
 from mediamaker.execute.progress import ProgressMeter, ignore_event
+from mediamaker.execute.steps import check_commit
 from mediamaker.execute.writer import write_extents
 from mediamaker.extents import ExtentMapBuilder, FileRange, Literal, Unwritten, Zeros
 from mediamaker.plan.codec import plan_from_json, plan_to_json
@@ -109,13 +112,9 @@ def loop_device(path: Path, *options):
 
 
 def place(table, sector_size):
-    layout = load_layout(LAYOUTS[table].replace("64MiB", fat_size(sector_size)), what=table)
-    size = disk_size_needed(layout, {Role.WINDOWS: WINDOWS_SIZE})
+    layout = load_layout(LAYOUTS[table], what=table)
+    size = disk_size_needed(layout, {Role.WINDOWS: WINDOWS_SIZE}, sector_size=sector_size)
     return place_disk(layout, Geometry(size, sector_size), IDS)
-
-
-def fat_size(sector_size):
-    return "64MiB" if sector_size == 512 else "260MiB"
 
 
 def fat_volume(placed, partition):
@@ -536,3 +535,30 @@ def test_labels_of_the_old_disk_reach_the_terminal_without_control_characters(tm
     text = show_install(install, read_table(old))
     assert all(line.isprintable() for line in text.splitlines())
     assert "?[31mred" in text
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    table=st.sampled_from(["gpt", "mbr"]),
+    sector_size=st.sampled_from([512, 4096]),
+    extra_sectors=st.integers(0, 3 * MIB // 512),
+)
+def test_any_disk_is_covered_and_committed_in_whole_sectors(table, sector_size, extra_sectors):
+    layout = load_layout(LAYOUTS[table], what=table)
+    size = disk_size_needed(layout, {Role.WINDOWS: WINDOWS_SIZE}, sector_size=sector_size)
+    size += extra_sectors * sector_size
+    placed = place_disk(layout, Geometry(size, sector_size), IDS)
+    volumes = {
+        partition.number: simple_volume(partition.size)
+        for partition in placed.partitions
+        if partition.spec.file_system is not None
+    }
+    for windows in (volumes[placed.windows.number], None):
+        changed = volumes | {placed.windows.number: windows}
+        plan = build_install_plan(placed, changed, sources=(), mbr_code=MBR_CODE)
+        assert (plan.extents.start, plan.extents.end) == (0, size)
+        check_commit(plan.extents, plan.commit, sector_size)
+        assert plan.commit[-1][1] == size
+        for partition in placed.partitions:
+            inside = plan.extents.find(partition.start)
+            assert inside.start == partition.start, "an extent goes across a partition's border"

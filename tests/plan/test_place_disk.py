@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Where partitions lie: sizes, borders, identities, and disks that are too small or too large."""
 
+import subprocess
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mediamaker.errors import TargetTooSmallError, UsageError
+from mediamaker.extents import Literal
 from mediamaker.formats.bcd_devices import GptPartition, MbrPartition
 from mediamaker.plan.disk_layout import Role
 from mediamaker.plan.geometry import Geometry
@@ -14,6 +17,8 @@ from mediamaker.plan.layout_file import load_layout
 from mediamaker.plan.place_disk import disk_size_needed, place_disk
 from mediamaker.sources.layout_files import find_builtin_layouts, read_builtin_layout
 from mediamaker.units import GIB, MIB, TIB
+from mediamaker.volumes.fat32 import Fat32Request, build_fat32
+from mediamaker.volumes.tree import build_tree
 
 IDS = identities_from_seed("place")
 
@@ -123,3 +128,36 @@ def test_clusters_smaller_than_a_sector():
     assert place_disk(own, Geometry(64 * GIB), IDS).windows.spec.cluster_size == 2048
     with pytest.raises(UsageError, match="clusters of 2048 bytes are smaller"):
         place_disk(own, Geometry(64 * GIB, 4096), IDS)
+
+
+@pytest.mark.parametrize(("sector_size", "least"), [(512, 33), (1024, 65), (4096, 257)])
+def test_fat32_partitions_are_large_enough_to_be_fat32(tmp_path, sector_size, least):
+    text = read_builtin_layout("uefi").replace('"260MiB"', '"1MiB"')
+    small = load_layout(text, what="small")
+    placed = place_disk(small, Geometry(64 * GIB, sector_size), IDS)
+    assert placed.system.size == least * MIB
+    whole = disk_size_needed(small, {Role.WINDOWS: GIB}, sector_size=sector_size)
+    assert whole == (1 + least + 16 + 1024 + 1024 + 1) * MIB
+    volume = build_fat32(
+        Fat32Request(
+            size=placed.system.size,
+            sector_size=sector_size,
+            hidden_sectors=placed.hidden_sectors(placed.system),
+            volume_label="SYSTEM",
+            volume_serial=1,
+            tree=build_tree([]),
+        )
+    )
+    path = tmp_path / "esp"
+    with path.open("wb") as file:
+        file.truncate(placed.system.size)
+        for extent in volume.extents:
+            if isinstance(extent.source, Literal):
+                file.seek(extent.start)
+                file.write(extent.source.data)
+    for command, expected in (
+        (("fsck.fat", "-n", path), ""),
+        (("blkid", "--probe", "--output", "value", "--match-tag", "VERSION", path), "FAT32"),
+    ):
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert expected in done.stdout
