@@ -215,6 +215,19 @@ check "boot index" boot_index_is "$work/fat32.wim" 1
 rm -f "$work/fat32.wim"
 finish "wimlib-imagex verify; images equal, boot index kept"
 
+begin "optimize --fit"
+plain=$work/plain.wim fit=$work/fit.wim
+wimlib-imagex export "$a" all "$plain" --compress=none >>"$log" 2>&1
+room=$(($(stat -c %s "$plain") * 8 / 10))
+timed mm optimize "$plain" "$fit" --fit "$room"
+check "wimlib-imagex verify" wimlib-imagex verify "$fit"
+check "7z t" 7z t "$fit"
+for image in 1 2; do check "image $image" same_image "$a" "$image" "$fit" "$image"; done
+check "size" test "$(stat -c %s "$fit")" -le "$room"
+check "no more than needed" test "$(stat -c %s "$fit")" -ge $((room * 9 / 10))
+rm -f "$plain" "$fit"
+finish "not compressed, to 80 %: wimlib-imagex verify; 7z t; images equal; fits, closely"
+
 for purpose in network archive; do
     begin "optimize $purpose"
     timed mm optimize "$a" "$work/$purpose.wim" --images small --for "$purpose"

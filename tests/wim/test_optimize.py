@@ -3,11 +3,12 @@
 
 import random
 import re
+import threading
 
 import pytest
 
 from mediamaker.errors import NotRepresentableError, SourceError, TargetRefusedError, UsageError
-from mediamaker.execute.progress import Notice, Progress
+from mediamaker.execute.progress import Notice, Phase, Progress
 from mediamaker.wim.optimize import optimize_wim
 from mediamaker.wim.writing import ImageSource
 from tests.wim.wim_rig import assert_image_is, check, info, listing, make_tree, names, run
@@ -217,6 +218,43 @@ def test_fit_counts_the_integrity_table(trees, tmp_path):
     path.write_bytes(data)
     with pytest.raises(AssertionError, match="integrity"):
         run("wimlib-imagex", "info", path, "--check")
+
+
+def test_fit_of_chosen_images_from_parts_and_from_solid(source, solid, trees, tmp_path):
+    run("wimlib-imagex", "split", source, tmp_path / "s.swm", "1")
+    first, *others = sorted(tmp_path.glob("s*.swm"), key=lambda path: len(path.name))
+    parts = ImageSource(path=first, images=(2,), part_paths=tuple(others))
+    for number, item in enumerate((parts, ImageSource(path=solid, images=(1,)))):
+        loose, _ = optimize([item], tmp_path / f"loose{number}.wim")
+        fit_size = loose.savings.size_after - 100
+        result, _ = optimize([item], tmp_path / f"fit{number}.wim", fit_size=fit_size)
+        assert result.savings.size_after <= fit_size
+        check(tmp_path / f"fit{number}.wim")
+        assert names(tmp_path / f"fit{number}.wim") == ["B"]
+        assert_image_is(tmp_path / f"fit{number}.wim", 1, trees["b"], tmp_path / f"out{number}")
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARE, Phase.FLUSH])
+def test_ctrl_c_while_it_is_made_to_fit_leaves_nothing(source, tmp_path, phase):
+    loose, _ = optimize([source], tmp_path / "loose.wim")
+    cancel, is_fitting = threading.Event(), False
+
+    def listen(event):
+        nonlocal is_fitting
+        is_fitting = is_fitting or isinstance(event, Notice)
+        if is_fitting and isinstance(event, Progress) and event.phase is phase:
+            cancel.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize_wim(
+            [ImageSource(path=source)],
+            tmp_path / "x.wim",
+            fit_size=loose.savings.size_after - 100,
+            on_event=listen,
+            cancel=cancel,
+        )
+    assert cancel.is_set()
+    assert listing(tmp_path) == ["loose.wim"]
 
 
 def test_a_damaged_blob_is_not_packed_anew(trees, tmp_path):
