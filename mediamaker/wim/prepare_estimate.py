@@ -13,12 +13,15 @@ from mediamaker.errors import TargetTooSmallError
 from mediamaker.extents import FileRange, Piece, coalesce_pieces
 from mediamaker.formats.wim_blobs import SOLID_RESOURCE_MARK
 from mediamaker.sources.wim import WimFile
-from mediamaker.units import MIB, format_size
+from mediamaker.units import KIB, MIB, format_size
 
 DECODE_BYTES_PER_SECOND: Final = 80 * MIB
 COMPRESS_BYTES_PER_SECOND: Final = 40 * MIB
 """Of one core, raw bytes: LZMS decoding (which libwim does in one thread) and LZX:20, as measured
 on a 2.x GHz virtual core. Good for saying "about 2 minutes" before the real speed is known."""
+
+COPY_BYTES_PER_SECOND: Final = 200 * MIB
+"""Stored bytes, from and to one disk: what is not compressed again is copied."""
 
 _RATIO: Final = 0.5
 """What of the raw size LZX takes at most, for Windows images: 0.36 is usual."""
@@ -54,17 +57,28 @@ def make_estimate(
 ) -> PrepareEstimate:
     """What preparing ``images`` of ``wim`` would take."""
     raw_size = _raw_size(wim, images)
-    core_count = os.cpu_count() or 1
-    decode = raw_size / DECODE_BYTES_PER_SECOND
-    compress = raw_size / COMPRESS_BYTES_PER_SECOND
+    copy_size = 0 if is_cached or is_whole_file(pieces) else wim.size
+    output_size = 0 if is_cached else _guess_output_size(wim, raw_size)
+    if is_stored_right(wim):
+        output_size = min(output_size, wim.size + MIB)
+        seconds = output_size / COPY_BYTES_PER_SECOND
+    else:
+        decode = raw_size / DECODE_BYTES_PER_SECOND
+        compress = raw_size / COMPRESS_BYTES_PER_SECOND
+        seconds = max(decode, (decode + compress) / (os.cpu_count() or 1))
     return PrepareEstimate(
         is_cached=is_cached,
         raw_size=raw_size,
-        output_size=0 if is_cached else _guess_output_size(wim, raw_size),
-        copy_size=0 if is_cached or is_whole_file(pieces) else wim.size,
+        output_size=output_size,
+        copy_size=copy_size,
         available_size=available_size_of(cache_dir),
-        seconds=0.0 if is_cached else max(decode, (decode + compress) / core_count),
+        seconds=0.0 if is_cached else seconds + copy_size / COPY_BYTES_PER_SECOND,
     )
+
+
+def is_stored_right(wim: WimFile) -> bool:
+    """Whether resources are copied as they are: chosen editions of what can be split already."""
+    return not wim.is_solid and (wim.compression, wim.chunk_size) == ("LZX", 32 * KIB)
 
 
 def _guess_output_size(wim: WimFile, raw_size: int) -> int:
@@ -113,9 +127,14 @@ def announce(estimate: PrepareEstimate, images: tuple[int, ...], wim: WimFile, w
     which = (
         "all images" if len(images) == len(wim.images) else f"images {images}".replace(",)", ")")
     )
+    if is_stored_right(wim):
+        why = f"{which} of {what} are copied into a WIM of their own: "
+    elif wim.is_solid:
+        why = f"{what} can't be split as it is, so {which} are compressed again: "
+    else:
+        why = f"{which} of {what} are compressed again as LZX: "
     return (
-        f"{what} can't be split as it is, so {which} are compressed again: "
-        f"{format_size(estimate.raw_size)} of contents, about {minutes} min, up to "
+        f"{why}{format_size(estimate.raw_size)} of contents, about {minutes} min, up to "
         f"{format_size(estimate.needed_size)} of {format_size(estimate.available_size)} free; "
         "kept for the next stick"
     )

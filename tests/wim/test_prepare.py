@@ -173,6 +173,24 @@ def test_estimate_knows_the_cache(esd, tmp_path):
     assert (estimate.needed_size, estimate.seconds) == (0, 0)
 
 
+def test_what_is_only_copied_is_not_said_to_be_compressed(esd, tmp_path):
+    plain, other = tmp_path / "lzx.wim", tmp_path / "xpress.wim"
+    run("wimlib-imagex", "export", esd, "all", plain, "--compress=LZX")
+    run("wimlib-imagex", "export", esd, "all", other, "--compress=XPRESS")
+    cache, words = tmp_path / "cache", {}
+    for path in (plain, other):
+        events = []
+        Source(path, tmp_path).prepare(cache, images=(1,), on_event=events.append)
+        (words[path],) = [event.message for event in events if isinstance(event, Notice)]
+    assert "images (1) of" in words[plain]
+    assert "are copied" in words[plain]
+    assert "can't be split" not in words[plain] + words[other]
+    assert "are compressed again as LZX" in words[other]
+    copied, packed = (Source(p, tmp_path).estimate(cache) for p in (plain, other))
+    assert copied.seconds < packed.seconds / 3
+    assert copied.needed_size <= plain.stat().st_size + (1 << 20)
+
+
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_interrupted_runs_leave_nothing(esd, tmp_path, at):
     cache, cancel, seen = tmp_path / "cache", threading.Event(), []
