@@ -126,3 +126,11 @@ def test_ntfs_boot_code_fits_its_place():
     assert code[510:512] == b"\x55\xaa"
     assert 512 < len(code) <= 8192
     assert len(code) % 512 == 0
+
+
+def test_exfat_boot_code_fits_its_places():
+    code = bootcode.load_exfat_boot_code()
+    assert code[:3] == b"\xeb\x76\x90"
+    assert not any(code[3:120])
+    assert code[510:512] == b"\x55\xaa"
+    assert 512 < len(code) <= 512 + 8 * 508
