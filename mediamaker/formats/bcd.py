@@ -5,8 +5,7 @@
 one value named Element. What a store holds beyond that is kept: an object or element that is not
 changed is written as it was read, with its spelling, its flags and its bytes.
 
-References: the registry types that boot managers insist on (boot-facts 3.2); Microsoft, BCD WMI
-provider, BcdElementType; the stores of installed systems and media (boot-facts 4).
+References: boot-facts 3.2 and the stores of installed systems and media (boot-facts 4).
 """
 
 from __future__ import annotations
@@ -14,62 +13,26 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import get_args
 from uuid import UUID
 
-from mediamaker.errors import FormatError, UsageError
-from mediamaker.formats.bcd_devices import Device, RawDevice, pack_device, parse_device
-from mediamaker.formats.bcd_names import Format, element_format, element_name, object_alias
-from mediamaker.formats.regf import (
-    REG_BINARY,
-    REG_MULTI_SZ,
-    REG_SZ,
-    Hive,
-    Key,
-    Value,
-    dword_value,
-    parse_hive,
-    string_value,
-    strings_value,
+from mediamaker.errors import FormatError
+from mediamaker.formats.bcd_names import element_name, object_alias
+from mediamaker.formats.bcd_values import (
+    ELEMENT,
+    GUID_RE,
+    ElementValue,
+    UnknownValue,
+    pack_value,
+    read_value,
 )
+from mediamaker.formats.regf import Hive, Key, Value, dword_value, parse_hive
 from mediamaker.formats.regf_pack import pack_hive
 
-_ELEMENT = "Element"
 _ELEMENTS = "Elements"
 _DESCRIPTION = "Description"
 _OBJECTS = "Objects"
 _TYPE = "Type"
-_GUID_RE = re.compile(r"\{([0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})\}")
 _ELEMENT_RE = re.compile(r"[0-9a-fA-F]{8}")
-_REGISTRY_TYPES = {
-    Format.DEVICE: REG_BINARY,
-    Format.STRING: REG_SZ,
-    Format.OBJECT: REG_SZ,
-    Format.OBJECT_LIST: REG_MULTI_SZ,
-    Format.INTEGER: REG_BINARY,
-    Format.BOOLEAN: REG_BINARY,
-    Format.INTEGER_LIST: REG_BINARY,
-}
-_REGISTRY_TYPE_NAMES = {
-    0: "REG_NONE",
-    1: "REG_SZ",
-    3: "REG_BINARY",
-    4: "REG_DWORD",
-    7: "REG_MULTI_SZ",
-}
-_DEVICE_CLASSES = get_args(Device)
-
-
-@dataclass(frozen=True, slots=True)
-class UnknownValue:
-    """A registry value that is none of the known forms; ``problem`` says why, if it should be."""
-
-    type_code: int
-    data: bytes
-    problem: str = field(default="", compare=False)
-
-
-ElementValue = Device | str | UUID | tuple[UUID, ...] | int | bool | tuple[int, ...] | UnknownValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +130,7 @@ def parse_store(data: bytes, *, what: str, keep_damaged: bool = False) -> Store:
         )
     objects: dict[UUID, BcdObject] = {}
     for key in objects_key.subkeys:
-        match = _GUID_RE.fullmatch(key.name)
+        match = GUID_RE.fullmatch(key.name)
         if match is None:
             continue
         guid = UUID(match[1])
@@ -204,7 +167,7 @@ def store_hive(store: Store) -> Hive:
     hive = store.source or Hive(Key("NewStoreRoot"), minor_version=3)
     root = hive.root
     objects_key = root.subkey(_OBJECTS) or Key(_OBJECTS, security=root.security)
-    strays = [key for key in objects_key.subkeys if _GUID_RE.fullmatch(key.name) is None]
+    strays = [key for key in objects_key.subkeys if GUID_RE.fullmatch(key.name) is None]
     keys = [_object_key(item, objects_key.security) for item in store.objects]
     description = root.subkey(_DESCRIPTION) or Key(_DESCRIPTION, security=root.security)
     if store.description or store.source is None or root.subkey(_DESCRIPTION) is not None:
@@ -230,9 +193,9 @@ def registry_value(element: Element) -> Value:
     Raises:
         UsageError: its value is not of the form that its id asks for.
     """
-    if element.source is not None and _read_value(element.id, element.source) == element.value:
-        return element.source.value(_ELEMENT) or Value(_ELEMENT, 0, b"")
-    return _pack_value(element)
+    if element.source is not None and read_value(element.id, element.source) == element.value:
+        return element.source.value(ELEMENT) or Value(ELEMENT, 0, b"")
+    return pack_value(element.id, element.value)
 
 
 def _problems(store: Store) -> Iterator[str]:
@@ -241,7 +204,7 @@ def _problems(store: Store) -> Iterator[str]:
         yield "it has no key Description (boot managers stop with 0xc0000034)"
     objects_key = root.subkey(_OBJECTS) if root is not None else None
     for key in objects_key.subkeys if objects_key is not None else ():
-        if _GUID_RE.fullmatch(key.name) is None:
+        if GUID_RE.fullmatch(key.name) is None:
             yield f"the object {key.name!r} has no GUID in braces for a name"
     for item in store.objects:
         who = element_owner(item)
@@ -277,65 +240,9 @@ def _parse_object(guid: UUID, key: Key, what: str) -> BcdObject:
         number = int(element_key.name, 16)
         if number in elements:
             raise FormatError(f"{what}: {key.name} has the element {number:08x} twice")
-        elements[number] = Element(number, _read_value(number, element_key), element_key)
+        elements[number] = Element(number, read_value(number, element_key), element_key)
     ascending = tuple(sorted(elements.values(), key=lambda item: item.id))
     return BcdObject(guid, type_code, ascending, key)
-
-
-def _read_value(element_id: int, key: Key) -> ElementValue:
-    value = key.value(_ELEMENT)
-    if value is None:
-        problem = "its key has no value named Element (boot managers stop with 0xc000000d)"
-        return UnknownValue(0, b"", problem)
-    form = element_format(element_id)
-    if form is None:
-        return UnknownValue(value.type_code, value.data)
-    wanted = _REGISTRY_TYPES[form]
-    if value.type_code != wanted:
-        problem = (
-            f"expected {_registry_type(wanted)}, got {_registry_type(value.type_code)} "
-            "(boot managers stop with 0xc0000024)"
-        )
-        return UnknownValue(value.type_code, value.data, problem)
-    parsed = _parse_value(form, value)
-    if isinstance(parsed, str) and form is not Format.STRING:
-        return UnknownValue(value.type_code, value.data, parsed)
-    return parsed
-
-
-def _parse_value(form: Format, value: Value) -> ElementValue:  # noqa: PLR0911 - one for each form
-    """The value; for a form other than a string, a string is what is wrong with it."""
-    data = value.data
-    match form:
-        case Format.DEVICE:
-            return parse_device(data)
-        case Format.STRING:
-            return value.text or ""
-        case Format.OBJECT:
-            found = _GUID_RE.fullmatch(value.text or "")
-            return UUID(found[1]) if found else f"{value.text!r} is no GUID in braces (0xc000000d)"
-        case Format.OBJECT_LIST:
-            matches = [_GUID_RE.fullmatch(text) for text in value.texts or ()]
-            guids = tuple(UUID(match[1]) for match in matches if match is not None)
-            if len(guids) == len(matches):
-                return guids
-            return f"{', '.join(value.texts or ())!r} are not all GUIDs in braces (0xc000000d)"
-        case Format.INTEGER:
-            if 1 <= len(data) <= 8:
-                return int.from_bytes(data, "little")
-            return f"an integer has 1 to 8 bytes, got {len(data)} (0xc0000024)"
-        case Format.BOOLEAN:
-            return (
-                bool(data[0])
-                if len(data) == 1
-                else (f"a boolean has 1 byte, got {len(data)} (0xc0000024)")
-            )
-        case Format.INTEGER_LIST:
-            if len(data) % 8:
-                return f"a list of integers has 8 bytes for each, got {len(data)} (0xc0000024)"
-            return tuple(
-                int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)
-            )
 
 
 def _object_key(item: BcdObject, security: bytes | None) -> Key:
@@ -360,71 +267,19 @@ def _element_key(element: Element, security: bytes | None) -> Key:
     key = element.source
     if key is None:
         key = Key(f"{element.id:08x}", security=security)
-    elif _read_value(element.id, key) == element.value:
+    elif read_value(element.id, key) == element.value:
         return key
-    return key.with_value(_pack_value(element))
-
-
-def _pack_value(element: Element) -> Value:
-    value = element.value
-    if isinstance(value, UnknownValue):
-        return Value(_ELEMENT, value.type_code, value.data)
-    packed = _pack_known(element_format(element.id), value)
-    if packed is None:
-        raise UsageError(
-            f"{value!r} is not what the element {element.id:08x} holds",
-            hint="the second digit of an element's id says what it holds: `bcd show --json`",
-        )
-    return packed
-
-
-def _pack_known(  # noqa: PLR0911 - one for each form
-    form: Format | None, value: ElementValue
-) -> Value | None:
-    match form, value:
-        case Format.STRING, str():
-            if "\0" in value:
-                raise UsageError(f"a string can't hold a NUL: {value!r}")
-            return string_value(_ELEMENT, value)
-        case Format.OBJECT, UUID():
-            return string_value(_ELEMENT, f"{{{value}}}")
-        case Format.BOOLEAN, bool():
-            return Value(_ELEMENT, REG_BINARY, bytes([value]))
-        case Format.INTEGER, int() if not isinstance(value, bool):
-            return Value(_ELEMENT, REG_BINARY, _u64(value))
-        case Format.OBJECT_LIST, tuple():
-            guids = tuple(f"{{{item}}}" for item in value if isinstance(item, UUID))
-            return strings_value(_ELEMENT, guids) if len(guids) == len(value) else None
-        case Format.INTEGER_LIST, tuple():
-            numbers = [item for item in value if isinstance(item, int)]
-            if len(numbers) != len(value):
-                return None
-            return Value(_ELEMENT, REG_BINARY, b"".join(map(_u64, numbers)))
-        case Format.DEVICE, _ if isinstance(value, _DEVICE_CLASSES):
-            return Value(_ELEMENT, REG_BINARY, pack_device(value))
-        case _:
-            return None
-
-
-def _u64(number: int) -> bytes:
-    if not 0 <= number < 1 << 64:
-        raise UsageError(f"an integer has 8 bytes; {number} does not fit")
-    return number.to_bytes(8, "little")
+    return key.with_value(pack_value(element.id, element.value))
 
 
 def _sorted_keys(keys: tuple[Key, ...]) -> tuple[Key, ...]:
     return tuple(sorted(keys, key=lambda key: key.name.upper()))
 
 
-def _registry_type(type_code: int) -> str:
-    return _REGISTRY_TYPE_NAMES.get(type_code, f"registry type {type_code}")
-
-
 __all__ = [
     "BcdObject",
     "Element",
     "ElementValue",
-    "RawDevice",
     "Store",
     "UnknownValue",
     "element_owner",
