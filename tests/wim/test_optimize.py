@@ -204,6 +204,22 @@ def test_what_is_not_compressed_is_so_as_far_as_it_must(trees, tmp_path):
     check(tmp_path / "2.wim")
 
 
+@pytest.mark.parametrize("compression", ["none", "LZX:10"])
+def test_a_blob_of_many_windows(tmp_path, compression):
+    tree, wim, path = tmp_path / "tree", tmp_path / "a.wim", tmp_path / "out.wim"
+    rng = random.Random(2)
+    tree.mkdir()
+    # Parts that shrink, and parts that don't, and an end that fills no chunk.
+    line = b"".join(rng.choice((b"one ", b"two ", b"three ")) for _ in range(300_000))
+    (tree / "big").write_bytes((line + rng.randbytes(2_000_001)) * 3 + b"end")
+    run("wimlib-imagex", "capture", tree, wim, "A", f"--compress={compression}")
+    least, _ = optimize([wim], tmp_path / "least.wim", purpose="network")
+    result, _ = optimize([wim], path, fit_size=least.savings.size_after + 4)
+    assert result.savings.recompressed > 0
+    check(path)
+    assert_image_is(path, 1, tree, tmp_path / "out")
+
+
 def test_fit_counts_the_integrity_table(trees, tmp_path):
     plain, path = tmp_path / "plain.wim", tmp_path / "out.wim"
     run("wimlib-imagex", "capture", trees["a"], plain, "A", "--compress=none")
