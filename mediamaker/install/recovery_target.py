@@ -32,6 +32,12 @@ def check_disk(
     """
     check_table(disk.table, disk.what)
     windows = choose_windows(disk, windows_number)
+    report = check_recovery(disk, windows_number=windows.number)
+    if report.would_start:
+        raise TargetRefusedError(
+            f"{disk.what}: WinRE is registered already, on partition {report.recovery_number}",
+            hint="mediamaker recovery check shows it",
+        )
     files = check_windows_volume(disk.pread_in(windows), disk.describe(windows))
     if not has_free_entry(disk.table):
         error = no_free_entry()
@@ -48,12 +54,6 @@ def check_disk(
         for problem in find_volume_problems(disk.pread_in(boot_store.entry), what):
             raise TargetRefusedError(f"{problem.message}: nothing was changed", hint=problem.hint)
     find_loader(disk, boot_store, windows)
-    report = check_recovery(disk, windows_number=windows.number)
-    if report.would_start:
-        raise TargetRefusedError(
-            f"{disk.what}: WinRE is registered already, on partition {report.recovery_number}",
-            hint="mediamaker recovery check shows it",
-        )
     return windows, files, boot_store
 
 
