@@ -258,7 +258,7 @@ def parse_record_attributes(
         found.append(
             Attribute(
                 kind=kind,
-                name=name.decode("utf-16-le", "replace"),
+                name=name.decode("utf-16-le", "replace") if name else "",
                 flags=int.from_bytes(attribute[0x0C:0x0E], "little"),
                 value=value,
                 start=start,

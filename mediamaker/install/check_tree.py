@@ -39,7 +39,7 @@ _EXTEND_RECORD_NUMBER: Final = 11
 _REPARSE_HEADER_SIZE: Final = 8
 _INDEX_SIZE_MAX: Final = 1 << 30
 
-COMPARED_ATTRIBUTES: Final = (
+COMPARED_ATTRIBUTES: Final = int(
     FileAttribute.READONLY | FileAttribute.HIDDEN | FileAttribute.SYSTEM | FileAttribute.ARCHIVE
 )
 """The others say how a file is stored or are the file system's own affair; a directory and a

@@ -178,26 +178,26 @@ class _FileTable:
     def records(self) -> Iterator[tuple[int, FileRecord]]:
         """Every record in use, by number."""
         size = self._boot.record_size
-        position = 0
-        index = 0
-        while position < self._count * size and index < len(self._runs):
+        end = self._count * size
+        position = index = number = 0
+        rest = b""
+        while position < end and index < len(self._runs):
             start, offset, run_size = self._runs[index]
             index += 1
-            for done in range(0, run_size, _READ_SIZE):
-                wanted = min(_READ_SIZE, run_size - done, self._count * size - start - done)
-                if wanted < size:
-                    break
-                data = self._pread(offset + done, wanted)
-                first = (start + done) // size
-                for at in range(0, wanted - size + 1, size):
-                    number = first + at // size
+            for done in range(0, min(run_size, end - start), _READ_SIZE):
+                wanted = min(_READ_SIZE, run_size - done, end - start - done)
+                # With clusters smaller than records, a record may lie in two places.
+                data = rest + self._pread(offset + done, wanted)
+                whole = len(data) // size * size
+                for at in range(0, whole, size):
                     record = self._parse(data[at : at + size], number)
-                    if record is None:
-                        continue
-                    # A table in many pieces has its later runs in extensions of record 0.
-                    if number and record.base_number == 0 and record.data and not record.names:
-                        self._add(record.data)
-                    yield number, record
+                    if record is not None:
+                        # A table in many pieces has its later runs in extensions of record 0.
+                        if number and record.base_number == 0 and record.data and not record.names:
+                            self._add(record.data)
+                        yield number, record
+                    number += 1
+                rest = data[whole:]
             position = start + run_size
         if position < self._count * size:
             raise FormatError(
