@@ -203,10 +203,11 @@ class ManagerDisk:
 
     path: Path
     firmware: Firmware
+    sector_size: int = 512
 
     def copy(self, path: Path) -> ManagerDisk:
         run("cp", "--sparse=always", self.path, path)
-        return ManagerDisk(path, self.firmware)
+        return replace(self, path=path)
 
     def put_store(self, packed: bytes) -> ManagerDisk:
         """Replaces the boot store."""
@@ -232,25 +233,50 @@ class ManagerDisk:
 
 def make_disk(directory: Path, firmware: Firmware, wim: Path) -> ManagerDisk:
     """System, Windows and recovery volumes, filled from the image; the store is a good one."""
+    disk = _make_disk(directory, firmware, wim, _Layout(_STARTS, _SIZES, _DISK_SIZE))
+    if firmware == "bios":
+        patch_disk(disk.path, 0, (BOOTFILES / "mbr.bin").read_bytes()[:440])
+    return disk
+
+
+def make_4kn_disk(directory: Path, wim: Path) -> ManagerDisk:
+    """As :func:`make_disk` for UEFI, with 4096-byte sectors; as root, sgdisk needs the device.
+
+    Its FAT32 has 65525 clusters of a sector at least, so it is larger.
+    """
+    more = 256 * MIB
+    starts = {role: at if role == "system" else at + more for role, at in _STARTS.items()}
+    sizes = {**_SIZES, "system": _SIZES["system"] + more}
+    return _make_disk(directory, "uefi", wim, _Layout(starts, sizes, _DISK_SIZE + more, 4096))
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    starts: Mapping[str, int]
+    sizes: Mapping[str, int]
+    disk_size: int
+    sector_size: int = 512
+
+
+def _make_disk(directory: Path, firmware: Firmware, wim: Path, layout: _Layout) -> ManagerDisk:
     directory.mkdir(parents=True)
     path = directory / "disk.img"
-    with path.open("xb") as disk:
-        disk.truncate(_DISK_SIZE)
+    with path.open("xb") as file:
+        file.truncate(layout.disk_size)
     run("wimlib-imagex", "extract", wim, "1", "/Windows/Boot",
         "/Windows/System32/Recovery/Winre.wim", f"--dest-dir={directory}", "--no-acls")  # fmt: skip
-    _write_table(path, firmware)
-    _splice(path, "system", _make_system(directory, firmware))
-    _splice(path, "windows", _make_ntfs(directory, "windows", wim, "1"))
+    _write_table(path, firmware, layout)
+    _splice(path, layout.starts["system"], _make_system(directory, firmware, layout))
     recovery = directory / "recovery/Recovery/WindowsRE"
     recovery.mkdir(parents=True)
     shutil.copyfile(directory / "Winre.wim", recovery / "Winre.wim")
     (recovery / "boot.sdi").write_bytes(content.ramdisk_image())
     tree = directory / "recovery.wim"
     run("wimlib-imagex", "capture", directory / "recovery", tree, "--no-acls", "--compress=none")
-    _splice(path, "recovery", _make_ntfs(directory, "recovery", tree, "1"))
-    if firmware == "bios":
-        patch_disk(path, 0, (BOOTFILES / "mbr.bin").read_bytes()[:440])
-    return ManagerDisk(path, firmware).put_store(installed_store(firmware).pack())
+    for role, image in (("windows", wim), ("recovery", tree)):
+        _splice(path, layout.starts[role], _make_ntfs(directory, role, image, layout))
+    disk = ManagerDisk(path, firmware, layout.sector_size)
+    return disk.put_store(installed_store(firmware).pack())
 
 
 def make_portable_disk(directory: Path, wim: Path, packed: bytes) -> ManagerDisk:
@@ -270,37 +296,46 @@ def make_portable_disk(directory: Path, wim: Path, packed: bytes) -> ManagerDisk
     (directory / "store").write_bytes(packed)
     added = f"add {directory}/bootmgr /bootmgr\nadd {directory}/store /Boot/BCD\n"
     run("wimlib-imagex", "update", own, "1", given=added)
-    volume = _make_ntfs(directory, "windows", own, "1", start=start)
+    layout = _Layout({"windows": start}, {"windows": size}, start + size)
+    volume = _make_ntfs(directory, "windows", own, layout)
     code = (BOOTFILES / "ntfs-vbr.bin").read_bytes()
     patch_disk(volume, 0, code[:3])
     patch_disk(volume, 0x54, code[0x54:])
-    _splice(path, "system", volume)
+    _splice(path, start, volume)
     return ManagerDisk(path, "bios")
 
 
-def _write_table(path: Path, firmware: Firmware) -> None:
+def _write_table(path: Path, firmware: Firmware, layout: _Layout) -> None:
+    unit = layout.sector_size
+    places = [(role, at // unit, layout.sizes[role] // unit) for role, at in layout.starts.items()]
     if firmware == "bios":
+        codes = {"system": "c, bootable", "windows": "7", "recovery": "27"}
         lines = [f"label: dos\nlabel-id: {SIGNATURE:#x}"]
-        for role, code in (("system", "c, bootable"), ("windows", "7"), ("recovery", "27")):
-            start, size = _STARTS[role] // 512, _SIZES[role] // 512
-            lines.append(f"start={start}, size={size}, type={code}")
+        lines += [f"start={start}, size={size}, type={codes[role]}" for role, start, size in places]
         run("sfdisk", "--quiet", "--no-reread", path, given="\n".join(lines) + "\n")
         return
+    codes = {"system": "ef00", "windows": "0700", "recovery": "2700"}
     words = ["-a", "1", "-U", str(DISK_GUID)]
-    codes = (("system", "ef00"), ("windows", "0700"), ("recovery", "2700"))
-    for number, (role, code) in enumerate(codes, start=1):
-        start, size = _STARTS[role] // 512, _SIZES[role] // 512
-        words += ["-n", f"{number}:{start}:{start + size - 1}", "-t", f"{number}:{code}"]
+    for number, (role, start, size) in enumerate(places, start=1):
+        words += ["-n", f"{number}:{start}:{start + size - 1}", "-t", f"{number}:{codes[role]}"]
         words += ["-u", f"{number}:{PLACES[role].guid}"]
-    run("sgdisk", *words, path)
+    if unit == 512:
+        run("sgdisk", *words, path)
+        return
+    device = run("losetup", "--find", "--show", "--sector-size", unit, path).strip()
+    try:
+        run("sgdisk", *words, device)
+    finally:
+        run("losetup", "--detach", device)
 
 
-def _make_system(directory: Path, firmware: Firmware) -> Path:
+def _make_system(directory: Path, firmware: Firmware, layout: _Layout) -> Path:
     volume = Volume(
         directory / "system.img",
-        size=_SIZES["system"],
+        size=layout.sizes["system"],
         sectors_per_cluster=1,
-        hidden=_STARTS["system"] // 512,
+        sector_size=layout.sector_size,
+        hidden=layout.starts["system"] // layout.sector_size,
     )
     boot_dir = directory / "Boot"
     if firmware == "uefi":
@@ -315,27 +350,26 @@ def _make_system(directory: Path, firmware: Firmware) -> Path:
     return volume.path
 
 
-def _make_ntfs(
-    directory: Path, role: str, wim: Path, image: str, *, start: int | None = None
-) -> Path:
+def _make_ntfs(directory: Path, role: str, wim: Path, layout: _Layout) -> Path:
     path = directory / f"{role}.img"
     with path.open("xb") as file:
-        file.truncate(_SIZES[role])
-    hidden = (_STARTS[role] if start is None else start) // 512
-    run("mkntfs", "-F", "-Q", "-q", "-p", hidden, "-H", 255, "-S", 63, path)
-    run("wimlib-imagex", "apply", wim, image, path)
+        file.truncate(layout.sizes[role])
+    hidden = layout.starts[role] // layout.sector_size
+    sectors = ("-s", layout.sector_size, "-p", hidden, "-H", 255, "-S", 63)
+    run("mkntfs", "-F", "-Q", "-q", *sectors, path)
+    run("wimlib-imagex", "apply", wim, "1", path)
     return path
 
 
-def _splice(disk: Path, role: str, volume: Path) -> None:
-    run("dd", f"if={volume}", f"of={disk}", "bs=1M", f"seek={_STARTS[role] // MIB}",
+def _splice(disk: Path, start: int, volume: Path) -> None:
+    run("dd", f"if={volume}", f"of={disk}", "bs=1M", f"seek={start // MIB}",
         "conv=notrunc,sparse", "status=none")  # fmt: skip
     volume.unlink()
 
 
-def ask_host_manager(program: Path, disk: ManagerDisk, *, sector_size: int = 512) -> str:
+def ask_host_manager(program: Path, disk: ManagerDisk) -> str:
     """What the boot manager as a Linux program says about a disk."""
-    words = [disk.firmware, "0", _STARTS["system"], sector_size, disk.path]
+    words = [disk.firmware, "0", _STARTS["system"], disk.sector_size, disk.path]
     done = subprocess.run(
         [str(program), *map(str, words)],
         capture_output=True,

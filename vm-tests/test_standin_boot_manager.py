@@ -16,6 +16,7 @@ from bootcode_disk import patch_disk, run
 from bootcode_qemu import Qemu
 from manager_disk import BOOTMGR, OS, RECOVERY, RECOVERY_OPTIONS, RESUME
 from standin import hives
+from standin.grub_judge import grub_find
 from standin.programs import build_host_manager
 from standin.windows_image import make_windows_wim
 
@@ -60,10 +61,10 @@ def store(firmware):
 
 @pytest.fixture
 def ask(program, disk):
-    def asked(packed=None, **options):
+    def asked(packed=None):
         if packed is not None:
             disk.put_store(packed)
-        return md.ask_host_manager(program, disk, **options)
+        return md.ask_host_manager(program, disk)
 
     return asked
 
@@ -347,8 +348,11 @@ def test_real_stores_are_read_as_dissect_reads_them(program, path):
 
 
 def boot(disk, work_dir, *, timeout):
-    drive = f"file={disk.path},format=raw,if=ide"
-    with Qemu(work_dir, drive, uefi=disk.firmware == "uefi") as machine:
+    drive = f"file={disk.path},format=raw,if=none,id=disk"
+    kind = "ide-hd" if disk.sector_size == 512 else "virtio-blk-pci"
+    sizes = f"logical_block_size={disk.sector_size},physical_block_size={disk.sector_size}"
+    device = f"{kind},drive=disk,{sizes}"
+    with Qemu(work_dir, drive, uefi=disk.firmware == "uefi", devices=[device]) as machine:
         return machine.wait_serial("MM-BCD-END", timeout=timeout)
 
 
@@ -386,3 +390,14 @@ def test_bios_from_one_ntfs_volume(program, wim, tmp_path, out_dir):
     said = boot(disk, out_dir, timeout=30)
     assert outcome(said) == f"MM-TOKEN: {TOKEN}"
     assert "at 0x100000 ntfs" in said
+
+
+def test_4096_byte_sectors(program, wim, tmp_path, out_dir):
+    disk = md.make_4kn_disk(tmp_path / "disk", wim)
+    assert outcome(md.ask_host_manager(program, disk)) == f"MM-TOKEN: {TOKEN}"
+    said = boot(disk, out_dir, timeout=120)
+    assert outcome(said) == f"MM-TOKEN: {TOKEN}"
+    name = r"\Windows\System32\winload.efi"
+    found = grub_find(disk.path, [name], firmware="uefi", sector_size=4096)[name]
+    assert found is not None
+    assert found.device.endswith("gpt2")
