@@ -32,6 +32,7 @@ test: setup-test ## everything: ruff, mypy --strict, tests, vm-tests
 bench: setup-test ## the benchmark table, measured here and now (benchmarks/README.md)
 	$(PYTHON) benchmarks/create.py
 	$(PYTHON) benchmarks/wim.py
+	$(PYTHON) benchmarks/install.py
 
 TREE := /usr
 SMALL_TREE := /usr/include

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from mediamaker.cli.confirm import add_device_options, release_disk
 from mediamaker.cli.options import add_image_options, add_media_options, add_seed_option
 from mediamaker.cli.output import Output
 from mediamaker.cli.progress import ProgressView
@@ -24,16 +24,8 @@ from mediamaker.cli.session import (
     is_device_target,
     open_session,
 )
-from mediamaker.cli.terminal import printable
-from mediamaker.devices.disk import Disk
 from mediamaker.devices.file_target import check_image_place
-from mediamaker.devices.guard import (
-    GuardContext,
-    check_confirmation,
-    check_may_write,
-    confirmation_words,
-)
-from mediamaker.devices.identity import check_same_disk, disk_fingerprint
+from mediamaker.devices.guard import GuardContext, check_may_write
 from mediamaker.devices.table import read_table, show_lost
 from mediamaker.devices.target import BlockTarget, FileTarget
 from mediamaker.errors import ExitCode, TargetRefusedError
@@ -55,14 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("source", type=Path, metavar="SOURCE", help="an ISO file or a folder")
     parser.add_argument("target", type=Path, metavar="TARGET", help="block device or image file")
-    parser.add_argument(
-        "--confirm",
-        metavar="SERIAL",
-        help="release the disk without being asked: its serial (or model) as `devices` shows it",
-    )
-    parser.add_argument(
-        "--allow-fixed-disk", action="store_true", help="allow a disk that is not removable"
-    )
+    add_device_options(parser)
     parser.add_argument(
         "--force", action="store_true", help="replace an image file that is already there"
     )
@@ -142,11 +127,7 @@ def _plan_device(args: argparse.Namespace, output: Output, session: Session) -> 
     output.note("what is there now will be lost:")
     for line in show_lost(disk, read_table(disk.path)):
         output.note(f"  {line}")
-    _confirm(args, disk, output)
-    # The person may have taken a while: nothing may have changed since.
-    again = find_target_disk(args.target)
-    check_same_disk(disk_fingerprint(disk), disk_fingerprint(again), what=str(disk.path))
-    check_may_write(again, context)
+    release_disk(args, disk, context, output)
     return plan
 
 
@@ -156,25 +137,6 @@ def _guard_context(args: argparse.Namespace, *, needed_size: int | None) -> Guar
         allow_fixed_disk=args.allow_fixed_disk,
         needed_size=needed_size,
     )
-
-
-def _confirm(args: argparse.Namespace, disk: Disk, output: Output) -> None:
-    if args.confirm is not None:
-        check_confirmation(disk, args.confirm)
-        return
-    words = confirmation_words(disk)
-    if output.as_json or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise TargetRefusedError(
-            f"{disk.path} is not confirmed, and there is no terminal to ask at",
-            hint=f'if everything on it may be lost, pass --confirm "{words}"',
-        )
-    print(
-        printable(f'Type "{words}" to erase {disk.path} ({format_size(disk.size)}): '),
-        end="",
-        file=sys.stderr,
-        flush=True,
-    )
-    check_confirmation(disk, sys.stdin.readline())
 
 
 @contextmanager

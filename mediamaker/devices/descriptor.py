@@ -41,6 +41,10 @@ class Descriptor:
         """Whether it was let go of."""
         return self._descriptor < 0
 
+    def fileno(self) -> int:
+        """The descriptor, for ioctl(2); it stays ours."""
+        return self._descriptor
+
     def close(self) -> None:
         """Let go of it; closing twice is harmless."""
         descriptor, self._descriptor = self._descriptor, -1

@@ -126,6 +126,16 @@ class FileTarget(Descriptor):
             is_replacing=False,
         )
 
+    @property
+    def reopen_path(self) -> Path:
+        """Where this process and its children can open the file while it has no name."""
+        return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}")
+
+    def grow(self, size: int) -> None:
+        """Make it ``size`` bytes; what is added is a hole."""
+        os.ftruncate(self._descriptor, size)
+        self.size = size
+
     def pwrite(self, offset: int, buffer: memoryview) -> int:
         """pwrite(2)."""
         return os.pwrite(self._descriptor, buffer, offset)

@@ -143,14 +143,21 @@ def install_to_json(install: InstallPlan, *, with_extents: bool = True) -> dict[
         "format": INSTALL_FORMAT,
         "format_version": INSTALL_FORMAT_VERSION,
         "install_id": install.install_id,
+        **placed_to_json(placed),
+        "steps": [step_to_json(step) for step in install.steps],
+        "plan": plan_to_json(install.plan, with_extents=with_extents),
+    }
+
+
+def placed_to_json(placed: PlacedDisk) -> dict[str, Any]:
+    """The layout and where its partitions lie."""
+    return {
         "layout": {
             "name": placed.layout.name,
             "table": placed.layout.table,
             "summary": placed.layout.summary,
         },
         "partitions": [_partition_to_json(placed, item) for item in placed.partitions],
-        "steps": [step_to_json(step) for step in install.steps],
-        "plan": plan_to_json(install.plan, with_extents=with_extents),
     }
 
 
