@@ -1,12 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Our boot stores, followed by a boot manager that is not ours to write for: the stand-in's C.
+"""What ``mediamaker bcd`` writes, judged by the stand-in boot managers.
 
-Its hive and store readers share nothing with the Python, the disks are made by sgdisk, sfdisk,
-mkntfs, mtools and wimlib-imagex; a token is said only when every device leads where it should.
+``test_boot_stores.py`` judges the stores that plans make; here are those that the verb makes and
+changes, and one that was written by others.
 """
 
-import subprocess
-import sys
 import uuid
 
 import manager_disk as md
@@ -14,16 +12,14 @@ import pytest
 from standin.programs import build_host_manager
 from standin.windows_image import make_windows_wim
 
+from mediamaker.cli.main import main
 from mediamaker.formats.bcd import pack_store, parse_store
 from mediamaker.formats.bcd_devices import GptPartition, MbrPartition
 from mediamaker.formats.bcd_names import well_known
+from mediamaker.formats.bcd_text import format_partition
 from mediamaker.plan.boot_store import (
     BootIds,
-    add_windows,
-    empty_store,
-    esp_recovery_store,
     installed_store,
-    portable_store,
     register_recovery,
 )
 
@@ -90,71 +86,58 @@ def says(said, word):
     return True
 
 
-def test_an_installed_store_leads_to_windows(ask, firmware):
-    assert says(ask(made(firmware)), f"MM-TOKEN: {TOKEN}")
+@pytest.fixture
+def bcd(capsys):
+    """Runs the verb; what it prints."""
+
+    def run(*words):
+        assert main(["bcd", *map(str, words)]) == 0
+        return capsys.readouterr().out.strip()
+
+    return run
 
 
-def test_and_to_its_recovery(ask, firmware):
-    said = ask(once(made(firmware), IDS.recovery))
-    assert says(said, f"MM-WINRE: {WINRE_TOKEN}")
-    assert TOKEN not in said
+def test_a_store_that_the_verb_makes_is_followed(ask, bcd, firmware, tmp_path):
+    path = tmp_path / "BCD"
+    where = {role: format_partition(item) for role, item in places(firmware).items()}
+    words = [f"--{role}={where[role]}" for role in ("system", "windows")]
+    bcd("create", path, "--kind", "installed", "--firmware", firmware, *words)
+    assert says(ask(path.read_bytes()), f"MM-TOKEN: {TOKEN}")
+    # Another entry for the same Windows takes the place of the first, now with recovery.
+    words.append(f"--recovery={where['recovery']}")
+    bcd("create", path, "--kind", "installed", "--add", "--firmware", firmware, *words)
+    assert says(ask(path.read_bytes()), f"MM-TOKEN: {TOKEN}")
+    suffix = "efi" if firmware == "uefi" else "exe"
+    bcd("set", path, "{default}", "path", rf"\Windows\gone.{suffix}")
+    assert says(ask(path.read_bytes()), f"MM-WINRE: {WINRE_TOKEN}")
+    bcd("set", path, "{default}", "device", f"partition={where['recovery']}")
+    bcd("delete", path, "{default}", "recoverysequence")
+    assert "MM-BCD-ERROR" in ask(path.read_bytes())
 
 
-def test_added_and_registered_step_by_step(ask, firmware):
-    where = places(firmware)
-    store = add_windows(
-        empty_store(),
-        firmware=firmware,
-        system=where["system"],
-        windows=where["windows"],
-        ids=IDS,
-    )
-    assert says(ask(store), f"MM-TOKEN: {TOKEN}")
-    store = register_recovery(store, IDS.os, where["recovery"], IDS)
-    assert says(ask(once(store, IDS.recovery)), f"MM-WINRE: {WINRE_TOKEN}")
+def test_an_entry_for_a_ramdisk_made_by_hand(ask, bcd, firmware, tmp_path):
+    path = tmp_path / "BCD"
+    where = format_partition(places(firmware)["recovery"])
+    path.write_bytes(pack_store(made(firmware)))
+    bcd("create", path, "--object", "{ramdiskoptions}", "--description", "by hand")
+    bcd("set", path, "{ramdiskoptions}", "ramdisksdidevice", f"partition={where}")
+    bcd("set", path, "{ramdiskoptions}", "ramdisksdipath", r"\Recovery\WindowsRE\boot.sdi")
+    guid = bcd("create", path, "--object", "new", "--type", "osloader", "--description", "PE")
+    ramdisk = rf"ramdisk=[{where}]\Recovery\WindowsRE\Winre.wim,{{ramdiskoptions}}"
+    for element, value in (
+        ("device", ramdisk),
+        ("osdevice", ramdisk),
+        ("systemroot", r"\windows"),
+        ("path", r"\windows\system32\winload." + ("efi" if firmware == "uefi" else "exe")),
+        ("winpe", "yes"),
+    ):
+        bcd("set", path, guid, element, value)
+    bcd("set", path, "{bootmgr}", "displayorder", guid, "--add-first")
+    bcd("set", path, "{bootmgr}", "default", guid)
+    assert says(ask(path.read_bytes()), f"MM-WINRE: {WINRE_TOKEN}")
 
 
-def test_a_store_that_locates_its_windows(ask, firmware):
-    store = portable_store(firmware, kind="locate", ids=IDS)
-    assert says(ask(store), f"MM-TOKEN: {TOKEN}")
-
-
-def test_the_recovery_store_of_an_esp(program, disks):
-    where = places("uefi")
-    store = esp_recovery_store(system=where["system"], recovery=where["recovery"], ids=IDS)
-    said = md.ask_host_manager(program, disks["uefi"].put_store(pack_store(store)))
-    assert says(said, f"MM-WINRE: {WINRE_TOKEN}")
-
-
-def test_a_real_volume_on_one_partition(program, wim, tmp_path):
-    packed = pack_store(portable_store("bios", kind="boot", ids=IDS))
-    disk = md.make_portable_disk(tmp_path / "portable", wim, packed)
-    assert says(md.ask_host_manager(program, disk), f"MM-TOKEN: {TOKEN}")
-
-
-def test_a_wrong_partition_is_seen(ask, firmware):
-    wrong = (
-        GptPartition(md.DISK_GUID, uuid.UUID(int=77))
-        if firmware == "uefi"
-        else MbrPartition(md.SIGNATURE, 51 << 20)
-    )
-    said = ask(made(firmware, windows=wrong))
-    assert "MM-BCD-ERROR" in said
-    assert TOKEN not in said
-    said = ask(once(made(firmware, recovery=wrong), IDS.recovery))
-    assert "MM-BCD-ERROR" in said
-    assert WINRE_TOKEN not in said
-
-
-def bcd(*words):
-    subprocess.run(
-        [sys.executable, "-m", "mediamaker", "bcd", *map(str, words)],
-        check=True,
-        capture_output=True,
-    )
-
-
-def test_what_the_verb_changes_is_followed(ask, firmware, tmp_path):
+def test_what_the_verb_changes_is_followed(ask, bcd, firmware, tmp_path):
     path = tmp_path / "BCD"
     path.write_bytes(pack_store(made(firmware)))
     bcd("set", path, "{default}", "device", "locate")
