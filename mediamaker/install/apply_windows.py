@@ -100,9 +100,6 @@ def _commands(
     # Directories that are made, as the first path that needs them writes them.
     made: dict[str, str] = {}
     try:
-        empty = staging / "directory"
-        empty.mkdir()
-        os.utime(empty, ns=(modified_ns, modified_ns))
         for index, (path, content) in enumerate(sorted(extra_files.items())):
             found = tree.find("/".join(path))
             if found is not None and is_plain_directory(found):
@@ -114,6 +111,10 @@ def _commands(
                 if depth < len(path) and tree.find(target) is None:
                     if target.casefold() not in made:
                         made[target.casefold()] = target
+                        # One for each: libwim takes the same one again for a hard link.
+                        empty = staging / f"directory{len(made)}"
+                        empty.mkdir()
+                        os.utime(empty, ns=(modified_ns, modified_ns))
                         commands.append(Add(empty, target))
                     target = made[target.casefold()]
             if isinstance(content, bytes):

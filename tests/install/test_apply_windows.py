@@ -80,13 +80,14 @@ def test_files_are_added_and_replaced_and_left_out(tmp_path, image):
         ("recovery", "oem", "other.bin"): here,
         ("unattend.xml",): b"",
     }
-    apply(
+    result = apply(
         [image],
         volume,
         extra_files=extra,
         left_out=[tuple(WINRE.upper().split("/")), ("not", "there")],
         modified_ns=TIME_NS,
     )
+    assert (result.not_carried, result.warnings) == ((), ())
     assert sums([image]) == before
     run("ntfsfix", "--no-action", volume)
     with mounted(volume, tmp_path / "m") as root:
