@@ -89,4 +89,14 @@ VERBS = (
         "show, make and change BCD stores, what bcdedit is on Windows",
         "mediamaker bcd show /mnt/EFI/Microsoft/Boot/BCD",
     ),
+    Verb(
+        "recovery",
+        "add a recovery partition to a disk that has a Windows; check whether its WinRE would start",
+        "mediamaker recovery check /dev/nvme0n1",
+    ),
+    Verb(
+        "undo",
+        "put back every byte that recovery add changed on a disk",
+        "mediamaker undo disk.img.undo",
+    ),
 )

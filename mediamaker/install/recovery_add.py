@@ -164,7 +164,7 @@ def write_recovery(
         what=f"recovery add, partition {prepared.recovery.number}",
         made_at=made_at,
         made_by=made_by,
-        target=disk.name,
+        target=str(Path(disk.name).absolute()),
         identity=identity,
     )
     check_cancelled(cancel)
