@@ -14,7 +14,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -88,17 +88,12 @@ def make_fit(
         size = repacked_size(wim, resources)
         extra_size = _integrity_size(size - tail_size) if integrity else 0
         with BlobReader(wim, pieces, reader, what=name) as blobs:
-            packer = Recompressor(blobs, scratch, "scratch", threads=threads, cancel=cancel)
             kept: dict[int, Piece] = {}
-            size = _shed(
-                packer,
-                resources,
-                kept,
-                size=size,
-                size_max=fit_size - extra_size,
-                is_plain=wim.compression == "none",
-                on_event=on_event,
+            shed = _ShedMeter(kept, size - (fit_size - extra_size), on_event)
+            packer = Recompressor(
+                blobs, scratch, "scratch", threads=threads, on_gain=shed.show, cancel=cancel
             )
+            size = _shed(packer, resources, kept, shed, size, is_plain=wim.compression == "none")
         result = FitResult(
             fits=size + extra_size <= fit_size,
             size=size + extra_size,
@@ -123,23 +118,54 @@ def make_fit(
     return replace(result, size=path.stat().st_size)
 
 
+class _ShedMeter:
+    """Shows how much of what is too much is gone, also while a large resource is packed."""
+
+    def __init__(self, kept: Mapping[int, Piece], excess: int, on_event: OnEvent) -> None:
+        self._kept = kept
+        self._excess = max(0, excess)
+        self._gone = self._shown = 0
+        self._meter = ProgressMeter(on_event, time.monotonic)
+        self._meter.start(Phase.PREPARE, self._excess)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it fits."""
+        return self._gone >= self._excess
+
+    def add(self, gain: int) -> None:
+        """A resource is kept as it is packed."""
+        self._gone += gain
+        self._update(self._gone)
+
+    def show(self, item: PackedResource, gain: int) -> None:
+        """A resource is being packed; not for the second time, when the gain is of the first."""
+        if item.resource.offset not in self._kept:
+            self._update(self._gone + gain)
+
+    def finish(self) -> None:
+        """It fits."""
+        self._meter.finish()
+
+    def _update(self, size: int) -> None:
+        # What looked like a gain may not be one in the end; a bar that goes back helps nobody.
+        self._shown = max(self._shown, min(size, self._excess))
+        self._meter.update(self._shown)
+
+
 def _shed(
     packer: Recompressor,
     resources: Sequence[PackedResource],
     kept: dict[int, Piece],
-    *,
+    shed: _ShedMeter,
     size: int,
-    size_max: int,
+    *,
     is_plain: bool,
-    on_event: OnEvent,
 ) -> int:
-    """Pack resources into ``kept`` until the file has ``size_max`` bytes or nothing is left."""
-    excess = size - size_max
-    meter = ProgressMeter(on_event, time.monotonic)
-    meter.start(Phase.PREPARE, max(0, excess))
+    """Pack resources into ``kept`` until it fits or nothing is left; what the size is then."""
     with packer:
         for level in (LEVEL_USUAL, LEVEL_THOROUGH) if is_plain else (LEVEL_THOROUGH,):
-            if size <= size_max:
+            if shed.is_done:
                 break
             ordered = sorted(resources, key=lambda item: -expected_gain(item, is_plain=is_plain))
             with contextlib.closing(packer.pack(ordered, level)) as packed:
@@ -151,11 +177,11 @@ def _shed(
                         continue
                     kept[item.resource.offset] = piece
                     size -= size_before - piece.size
-                    meter.update(min(excess, excess - (size - size_max)))
-                    if size <= size_max:
+                    shed.add(size_before - piece.size)
+                    if shed.is_done:
                         break
-    if size <= size_max:
-        meter.finish()
+    if shed.is_done:
+        shed.finish()
     return size
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 from array import array
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +27,9 @@ from mediamaker.formats.wim_chunks import chunk_table_size
 from mediamaker.plan.repack import LZX_CHUNK_SIZE, PackedResource
 from mediamaker.sources.wim_blobs import BlobReader, ChunkedResource
 from mediamaker.wimlib.codec import Compressor
+
+OnGain = Callable[[PackedResource, int], None]
+"""Is told, window by window, how many bytes smaller the begin of a resource got."""
 
 _U32_MAX: Final = (1 << 32) - 1
 _WINDOWS_PER_THREAD: Final = 2
@@ -55,9 +58,11 @@ class Recompressor:
         scratch_id: str,
         *,
         threads: int = 0,
+        on_gain: OnGain,
         cancel: threading.Event | None = None,
     ) -> None:
         self._blobs = blobs
+        self._on_gain = on_gain
         self._scratch = scratch
         self._scratch_id = scratch_id
         self._end = 0
@@ -117,6 +122,9 @@ class Recompressor:
         if index == 0:
             work.start(resource, self._end)
         work.add(future.result())
+        last = opened.chunks[min((index + 1) * opened.window_chunk_count, len(opened.chunks)) - 1]
+        size_before = last.offset + last.stored_size
+        self._on_gain(resource, max(0, size_before - (work.position - work.start_offset)))
         if index == opened.window_count - 1:
             size = work.finish(resource, self._blobs.what)
             piece = Piece(size, FileRange(self._scratch_id, self._end))
