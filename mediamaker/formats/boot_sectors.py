@@ -14,6 +14,8 @@ References:
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
+from typing import Literal
 
 from mediamaker.errors import FormatError
 from mediamaker.formats.exfat import (
@@ -23,8 +25,12 @@ from mediamaker.formats.exfat import (
     compute_boot_checksum,
 )
 from mediamaker.formats.fat import parse_fat32_boot_sector
+from mediamaker.formats.mbr import BOOT_CODE_SIZE_MAX
 from mediamaker.formats.ntfs import parse_ntfs_boot
 from mediamaker.formats.record import parse_record
+
+FileSystem = Literal["ntfs", "exfat", "fat32"]
+Owner = Literal["mediamaker", "grub", "syslinux", "windows-like", "none", "unknown"]
 
 NTFS_BOOT_SIZE = 8192
 """The file ``$Boot``: the first 8192 bytes of every NTFS volume."""
@@ -43,6 +49,45 @@ _EXFAT_PARTITION_OFFSET = 64
 _EXFAT_NAME = b"EXFAT   "
 _EXFAT_SECTOR_SHIFTS = range(9, 13)
 _EXTENDED_SIGNATURE = b"\x00\x00\x55\xaa"
+_NTFS_NAME = b"NTFS    "
+_FAT32_NAME = b"FAT32   "
+_NOT_BOOTABLE_TEXTS = (b"not a bootable disk", b"not bootable")
+"""What mkfs.fat, mkntfs and others store where boot code would be."""
+_SYSLINUX_TEXTS = (b"Operating system load error", b"Missing OS", b"Multiple active partitions")
+
+# What describes the volume within sector 0, thus is not boot code's; and what of it tells one
+# volume from another. Hidden sectors and PartitionOffset belong to the code's installer.
+_OWNED: dict[FileSystem, tuple[slice, ...]] = {
+    "ntfs": (slice(3, 0x1C), slice(0x20, 0x54)),
+    "fat32": (slice(3, 0x1C), slice(0x20, 0x5A)),
+    "exfat": (slice(3, 64), slice(72, 120)),
+}
+_IDENTITY: dict[FileSystem, tuple[slice, ...]] = {
+    "ntfs": (slice(0x28, 0x30), slice(0x48, 0x50)),
+    "fat32": (slice(0x20, 0x24), slice(0x43, 0x47)),
+    "exfat": (slice(72, 80), slice(100, 104)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OurBootCode:
+    """All boot programs of ours, as :mod:`mediamaker.sources.bootcode` loads them."""
+
+    mbr: bytes
+    ntfs: bytes
+    exfat: bytes
+    fat32_sector0: bytes
+    fat32_stage2: bytes
+    fat32_stage2_sector_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class BootCodeIdentity:
+    """Whose boot code it is, as far as bytes can say, and what it would load."""
+
+    owner: Owner
+    words: str
+    loads: str | None = None
 
 
 def install_ntfs_boot(head: bytes, code: bytes, *, hidden_sectors: int) -> bytes:
@@ -136,6 +181,195 @@ def install_fat32_boot(
     if 0 < backup < min(boot.reserved_sectors, stage2_sector_number):
         installed[backup * sector_size : backup * sector_size + VBR_SIZE] = installed[:VBR_SIZE]
     return bytes(installed)
+
+
+def find_file_system(sector0: bytes) -> FileSystem | None:
+    """Which file system's boot sector it is, of those that boot code of ours knows."""
+    if len(sector0) < VBR_SIZE or sector0[_SIGNATURE_OFFSET:VBR_SIZE] != _SIGNATURE:
+        return None
+    if sector0[3:11] == _NTFS_NAME:
+        return "ntfs"
+    if sector0[3:11] == _EXFAT_NAME:
+        return "exfat"
+    try:
+        parse_fat32_boot_sector(sector0[:VBR_SIZE], what="volume")
+    except FormatError:
+        return None
+    return "fat32" if sector0[0x52:0x5A] == _FAT32_NAME else None
+
+
+def measure_boot_area(sector0: bytes) -> int:
+    """Bytes at a volume's start that the installers take; 0 for a file system they don't know."""
+    match find_file_system(sector0):
+        case "ntfs":
+            return NTFS_BOOT_SIZE
+        case "exfat":
+            shift = sector0[108]
+            return 2 * BOOT_REGION_SECTORS << shift if shift in _EXFAT_SECTOR_SHIFTS else 0
+        case "fat32":
+            boot = parse_fat32_boot_sector(sector0[:VBR_SIZE], what="volume")
+            return boot.reserved_sectors * boot.bytes_per_sector
+        case None:
+            return 0
+
+
+def install_boot(head: bytes, ours: OurBootCode, *, start_lba: int) -> bytes:
+    """``head``, a volume's boot area, with our code for its file system.
+
+    Raises:
+        FormatError: no boot code for it, or one of the installers' reasons.
+    """
+    match find_file_system(head):
+        case "ntfs":
+            return install_ntfs_boot(head, ours.ntfs, hidden_sectors=start_lba)
+        case "exfat":
+            return install_exfat_boot(head, ours.exfat, partition_offset_lba=start_lba)
+        case "fat32":
+            return install_fat32_boot(
+                head,
+                ours.fat32_sector0,
+                ours.fat32_stage2,
+                stage2_sector_number=ours.fat32_stage2_sector_number,
+                hidden_sectors=start_lba,
+            )
+        case None:
+            raise FormatError(
+                "no NTFS, exFAT or FAT32 volume: there is boot code for these alone",
+                hint="make the volume first; boot code does not make one",
+            )
+
+
+def read_start_lba(sector0: bytes) -> int | None:
+    """Where the volume's boot sector says that its partition starts."""
+    match find_file_system(sector0):
+        case "ntfs" | "fat32":
+            return int.from_bytes(
+                sector0[_HIDDEN_SECTORS_OFFSET : _HIDDEN_SECTORS_OFFSET + 4], "little"
+            )
+        case "exfat":
+            field = sector0[_EXFAT_PARTITION_OFFSET : _EXFAT_PARTITION_OFFSET + 8]
+            return int.from_bytes(field, "little")
+        case None:
+            return None
+
+
+def restore_boot(head: bytes, saved: bytes) -> bytes:
+    """``head`` with the boot code of ``saved``, an older state of the same volume's boot area.
+
+    Raises:
+        FormatError: they are not of the same volume.
+    """
+    kind = find_file_system(head)
+    if kind is None or kind != find_file_system(saved) or len(head) != len(saved):
+        raise FormatError(
+            f"the volume is {kind or 'of no known file system'} now, the backup is of "
+            f"{find_file_system(saved) or 'another one'}"
+        )
+    if any(head[part] != saved[part] for part in _IDENTITY[kind]):
+        raise FormatError("the backup is of another volume: size or serial number differ")
+    restored = bytearray(head)
+    _graft(restored, saved, kind, 0)
+    match kind:
+        case "ntfs":
+            restored[VBR_SIZE:] = saved[VBR_SIZE:]
+        case "fat32":
+            _graft_fat32(restored, saved)
+        case "exfat":
+            size = BOOT_REGION_SECTORS << saved[108]
+            _graft(restored, saved, kind, size)
+            for start in (0, size):
+                _graft_exfat_region(restored, saved, start)
+    return bytes(restored)
+
+
+def identify_mbr(data: bytes, *, ours: OurBootCode | None = None) -> BootCodeIdentity:
+    """Whose code the first sector of a disk holds; ``data`` is 440 bytes or more."""
+    code = data[:BOOT_CODE_SIZE_MAX]
+    if not any(code):
+        return BootCodeIdentity("none", "no boot code")
+    if ours is not None and code == ours.mbr:
+        return BootCodeIdentity("mediamaker", "mediamaker's", "the active partition")
+    if b"GRUB " in code:
+        return BootCodeIdentity("grub", "GRUB's", "GRUB, from sectors that it knows")
+    if any(text in code for text in _SYSLINUX_TEXTS):
+        return BootCodeIdentity("syslinux", "syslinux's", "the active partition")
+    if b"Invalid partition table" in code and b"Error loading operating system" in code:
+        words = "Windows-like, by its messages"
+        return BootCodeIdentity("windows-like", words, "the active partition")
+    return BootCodeIdentity("unknown", "unknown boot code")
+
+
+def identify_vbr(head: bytes, *, ours: OurBootCode | None = None) -> BootCodeIdentity:
+    """Whose code a volume's boot area holds; ``head`` as long as :func:`measure_boot_area` says."""
+    kind = find_file_system(head)
+    start_lba = read_start_lba(head)
+    if ours is not None and start_lba is not None:
+        try:
+            is_ours = install_boot(head, ours, start_lba=start_lba) == head
+        except FormatError:
+            is_ours = False
+        if is_ours:
+            return BootCodeIdentity("mediamaker", "mediamaker's", "\\BOOTMGR")
+    code = head[_code_offset(kind) : _SIGNATURE_OFFSET]
+    if len(set(code)) <= 1 or any(text in code for text in _NOT_BOOTABLE_TEXTS):
+        return BootCodeIdentity("none", "no boot code")
+    if head[3:11] == b"SYSLINUX":
+        return BootCodeIdentity("syslinux", "syslinux's", "\\ldlinux.sys")
+    if b"GRUB " in code:
+        return BootCodeIdentity("grub", "GRUB's", "GRUB, from sectors that it knows")
+    # NTFS boot code names what it loads in UTF-16, further on than sector 0.
+    near = head[: max(NTFS_BOOT_SIZE, VBR_SIZE)]
+    for name in ("BOOTMGR", "NTLDR"):
+        if name.encode("ascii") in near or name.encode("utf-16-le") in near:
+            words = f"Windows-like (names {name})"
+            return BootCodeIdentity("windows-like", words, f"\\{name}")
+    return BootCodeIdentity("unknown", "unknown boot code")
+
+
+def _code_offset(kind: FileSystem | None) -> int:
+    match kind:
+        case "ntfs":
+            return _NTFS_CODE_OFFSET
+        case "fat32":
+            return _FAT32_CODE_OFFSET
+        case "exfat":
+            return _EXFAT_CODE_OFFSET
+        case None:
+            return _JUMP.stop
+
+
+def _graft(target: bytearray, saved: bytes, kind: FileSystem, at: int) -> None:
+    """Sector 0 (or its copy at ``at``) of ``saved``, but what describes the volume."""
+    sector = bytearray(saved[at : at + VBR_SIZE])
+    for part in _OWNED[kind]:
+        sector[part] = target[at + part.start : at + part.stop]
+    target[at : at + VBR_SIZE] = sector
+
+
+def _graft_fat32(target: bytearray, saved: bytes) -> None:
+    """The copy of sector 0, and all that no file system keeps anything in."""
+    boot = parse_fat32_boot_sector(bytes(target), what="volume")
+    size = boot.bytes_per_sector
+    kept = {0, boot.fsinfo_sector_number}
+    backup = boot.backup_boot_sector_number
+    if 0 < backup < boot.reserved_sectors:
+        _graft(target, saved, "fat32", backup * size)
+        kept |= {backup, backup + 1}
+    for number in range(boot.reserved_sectors):
+        if number not in kept:
+            target[number * size : (number + 1) * size] = saved[number * size : (number + 1) * size]
+
+
+def _graft_exfat_region(target: bytearray, saved: bytes, start: int) -> None:
+    """The extended boot sectors, and the checksum unless all it covers is as it was."""
+    size = 1 << saved[108]
+    extended = slice(start + size, start + (1 + EXTENDED_BOOT_SECTOR_COUNT) * size)
+    target[extended] = saved[extended]
+    end = start + (BOOT_REGION_SECTORS - 1) * size
+    was = compute_boot_checksum(saved[start:end])
+    now = compute_boot_checksum(bytes(target[start:end]))
+    checksum = saved[end : end + size] if was == now else now.to_bytes(4, "little") * (size // 4)
+    target[end : end + size] = checksum
 
 
 def _check_size(data: bytes, size: int, what: str) -> None:

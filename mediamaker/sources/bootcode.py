@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mediamaker.errors import ToolError
+from mediamaker.formats.boot_sectors import OurBootCode
 
 MANIFEST_NAME = "MANIFEST.toml"
 MBR_NAME = "mbr.bin"
@@ -85,6 +86,23 @@ def load_exfat_boot_code() -> bytes:
         ToolError: it is missing, or not what the manifest says.
     """
     return _load(EXFAT_VBR_NAME)[0]
+
+
+def load_our_boot_code() -> OurBootCode:
+    """All of it, to install or to recognise.
+
+    Raises:
+        ToolError: some is missing, or not what the manifest says.
+    """
+    fat32 = load_fat32_boot_code()
+    return OurBootCode(
+        mbr=load_mbr_code(),
+        ntfs=load_ntfs_boot_code(),
+        exfat=load_exfat_boot_code(),
+        fat32_sector0=fat32.sector0,
+        fat32_stage2=fat32.stage2,
+        fat32_stage2_sector_number=fat32.stage2_sector_number,
+    )
 
 
 def find_bootfiles() -> Path:
