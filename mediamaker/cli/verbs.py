@@ -91,7 +91,7 @@ VERBS = (
     ),
     Verb(
         "recovery",
-        "add a recovery partition to a disk that has a Windows; check whether its WinRE would start",
+        "add a recovery partition to a disk that has a Windows, or check if its WinRE would start",
         "mediamaker recovery check /dev/nvme0n1",
     ),
     Verb(
