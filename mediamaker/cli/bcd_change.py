@@ -21,7 +21,7 @@ from mediamaker.cli.bcd_show import (
     store_to_json,
 )
 from mediamaker.cli.output import Output
-from mediamaker.errors import ExitCode, MediaError, UsageError
+from mediamaker.errors import ExitCode, MediaError, SourceChangedError, UsageError
 from mediamaker.formats.bcd import (
     BcdObject,
     Element,
@@ -35,7 +35,7 @@ from mediamaker.formats.bcd_devices import Ramdisk
 from mediamaker.formats.bcd_names import element_id, element_name, object_alias
 from mediamaker.formats.bcd_text import find_object, format_value, name_object, parse_value
 from mediamaker.plan.boot_entries import remove_object
-from mediamaker.wim.output import open_output
+from mediamaker.wim.output import check_outputs, open_output
 
 BACKUP_SUFFIX = ".bak"
 
@@ -163,6 +163,7 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
         help="a store, compact and checked (default), what `show` prints, or its JSON",
     )
     add_force(parser)
+    parser.add_argument("--no-backup", action="store_true", help="keep no OUT.bak")
 
 
 def run_export(args: argparse.Namespace, output: Output) -> ExitCode:
@@ -179,7 +180,7 @@ def run_export(args: argparse.Namespace, output: Output) -> ExitCode:
             )
         case _:
             data = (json.dumps(store_to_json(args.store, store), indent=2) + "\n").encode()
-    write_file(args.out, data, replace=args.force)
+    backup = write_with_backup(args.out, data, replace=args.force, no_backup=args.no_backup)
     output.event(
         "bcd-export",
         store=str(args.store),
@@ -187,8 +188,11 @@ def run_export(args: argparse.Namespace, output: Output) -> ExitCode:
         form=args.form,
         object_count=len(store.objects),
         size=len(data),
+        backup=None if backup is None else str(backup),
     )
     output.result(f"{args.out}: {len(store.objects)} objects, {len(data)} bytes")
+    if backup is not None:
+        output.note(f"backup: {backup}")
     return ExitCode.DONE
 
 
@@ -223,6 +227,18 @@ def write_file(path: Path, data: bytes, *, replace: bool) -> None:
         partial_path.write_bytes(data)
 
 
+def write_with_backup(path: Path, data: bytes, *, replace: bool, no_backup: bool) -> Path | None:
+    """Write a store; what had its name before becomes the backup, whose path is given."""
+    check_outputs([path], replace=replace)
+    backup = None
+    if path.is_file() and not no_backup:
+        target = Path(os.path.realpath(path))
+        backup = target.with_name(target.name + BACKUP_SUFFIX)
+        write_file(backup, target.read_bytes(), replace=True)
+    write_file(path, data, replace=replace)
+    return backup
+
+
 def replace_store(args: argparse.Namespace, old: bytes, store: Store) -> tuple[bool, Path | None]:
     """Put ``store`` where it was read from: whether it changed, and where the backup is."""
     data = packed(store)
@@ -230,13 +246,12 @@ def replace_store(args: argparse.Namespace, old: bytes, store: Store) -> tuple[b
         return False, None
     if args.dry_run:
         return True, None
-    backup = None
-    if not args.no_backup:
-        target = Path(os.path.realpath(args.store))
-        backup = target.with_name(target.name + BACKUP_SUFFIX)
-        write_file(backup, old, replace=True)
-    write_file(args.store, data, replace=True)
-    return True, backup
+    if read_file(args.store) != old:
+        raise SourceChangedError(
+            f"{args.store} was changed by another program meanwhile; nothing was written",
+            hint="run the command again",
+        )
+    return True, write_with_backup(args.store, data, replace=True, no_backup=args.no_backup)
 
 
 def _finish(

@@ -10,7 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
-from mediamaker.cli.bcd_change import add_force, add_writing, packed, replace_store, write_file
+from mediamaker.cli.bcd_change import (
+    add_force,
+    add_writing,
+    packed,
+    replace_store,
+    write_with_backup,
+)
 from mediamaker.cli.bcd_show import no_such_object, read_file
 from mediamaker.cli.output import Output
 from mediamaker.errors import ExitCode, UsageError
@@ -42,6 +48,7 @@ from mediamaker.plan.boot_store import (
     register_recovery,
     vhd_store,
 )
+from mediamaker.wim.output import check_outputs
 
 _KINDS = {
     "empty": "no objects (/createstore)",
@@ -114,9 +121,12 @@ def run_create(args: argparse.Namespace, output: Output) -> ExitCode:
         return _add_to_store(args, output)
     store = _new_store(args)
     data = packed(store)
-    if not args.dry_run:
-        write_file(args.store, data, replace=args.force)
-    _say(args, output, store, backup=None, is_changed=True)
+    backup = None
+    if args.dry_run:
+        check_outputs([args.store], replace=args.force)
+    else:
+        backup = write_with_backup(args.store, data, replace=args.force, no_backup=args.no_backup)
+    _say(args, output, store, backup=backup, is_changed=True)
     return ExitCode.DONE
 
 

@@ -430,7 +430,10 @@ def test_a_store_that_is_there_is_not_replaced(run, store):
     code, _ = run.json("bcd", "create", store, "--kind", "empty")
     assert code == 4
     assert store.read_bytes() == before
-    assert run.json("bcd", "create", store, "--kind", "empty", "--force")[0] == 0
+    assert run.json("bcd", "create", store, "--kind", "empty", "--dry-run")[0] == 4
+    code, (event,) = run.json("bcd", "create", store, "--kind", "empty", "--force")
+    assert code == 0
+    assert Path(event["backup"]).read_bytes() == before
     assert parsed(store).objects == ()
     code, events = run.json("bcd", "create", store, "--object", "new")
     assert code == 2
@@ -441,6 +444,49 @@ def test_an_object_that_is_there_is_not_replaced(run, store):
     code, events = run.json("bcd", "create", store, "--object", "{bootmgr}")
     assert code == 2
     assert "bcd set" in events[-1]["hint"]
+
+
+@pytest.mark.skipif(not REAL_STORES, reason="../shared/bcd is not here")
+@pytest.mark.parametrize(
+    "path", [path for path in REAL_STORES if "empty" not in path.stem], ids=lambda path: path.stem
+)
+def test_one_element_of_a_real_store_changes_nothing_else(run, tmp_path, path):
+    store = tmp_path / "BCD"
+    store.write_bytes(path.read_bytes())
+    assert run.json("bcd", "set", store, "{bootmgr}", "timeout", "77")[0] == 0
+
+    def elements(name):
+        _, (event,) = run.json("bcd", "show", name)
+        return {
+            (item["guid"], item["type"], element["id"], element["data"])
+            for item in event["objects"]
+            for element in item["elements"]
+        }
+
+    before, after = elements(path), elements(store)
+    manager = str(well_known("bootmgr"))
+    assert after - before == {(manager, "10100002", "25000004", "4d00000000000000")}
+    assert {row[:3] for row in before - after} <= {(manager, "10100002", "25000004")}
+    subprocess.run(["hivexml", store], check=True, capture_output=True)
+
+
+def test_a_store_that_another_program_changes_meanwhile(run, store, monkeypatch):
+    from mediamaker.cli import bcd_change  # noqa: PLC0415
+
+    real = bcd_change.read_file
+    seen = []
+
+    def read(path):
+        if seen:
+            path.write_bytes(path.read_bytes() + b"x")
+        seen.append(path)
+        return real(path)
+
+    monkeypatch.setattr(bcd_change, "read_file", read)
+    code, events = run.json("bcd", "set", store, "{bootmgr}", "timeout", "5")
+    assert code == 3
+    assert "another program" in events[-1]["message"]
+    assert not store.with_name("BCD.bak").exists()
 
 
 # ---- export, and bad input ----
