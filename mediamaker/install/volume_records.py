@@ -9,23 +9,28 @@ drivers' and libntfs-3g's.
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from mediamaker.errors import FormatError
 from mediamaker.formats.ntfs import (
     BOOT_SECTOR_SIZE,
-    Attribute,
     NtfsBoot,
-    RecordAttributes,
     Run,
+    iterate_attributes,
     parse_ntfs_boot,
-    parse_record_attributes,
+    parse_runs,
+    undo_fixups,
 )
 from mediamaker.formats.ntfs_file import (
+    BITMAP,
     DATA,
     FILE_NAME,
+    INDEX_ALLOCATION,
+    INDEX_ROOT,
+    REPARSE_POINT,
     SECURITY_DESCRIPTOR,
     STANDARD_INFORMATION,
     NameInDirectory,
@@ -42,10 +47,24 @@ _READ_SIZE: Final = 4 * MIB
 _SECURITY_SIZE_MAX: Final = 256 * MIB
 _RECORD_MAGIC: Final = b"FILE"
 _DAMAGED_MAGIC: Final = b"BAAD"
+_IN_USE, _IS_DIRECTORY = 0x01, 0x02
+_STREAM_KINDS: Final = frozenset(
+    (SECURITY_DESCRIPTOR, DATA, INDEX_ROOT, INDEX_ALLOCATION, BITMAP, REPARSE_POINT)
+)
+
+# Place and count of the fixups, first attribute, flags, bytes used
+_RECORD_HEADER: Final = struct.Struct("<4xHH12xHHI")
+# Size and place of a value in the record
+_RESIDENT: Final = struct.Struct("<16xIH")
+# Lowest cluster, place of the runs, size, initialised size
+_NON_RESIDENT: Final = struct.Struct("<16xQ8xH14xQQ")
+_NON_RESIDENT_SIZE_MIN: Final = 0x40
+
+# Type, whether it lies outside the record, UTF-16 name, its bytes
+_RawAttribute = tuple[int, bool, bytes, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class VolumeStream:
+class VolumeStream(NamedTuple):
     """A stream; ``value`` is set when it lies in a record, else ``runs`` say where it lies."""
 
     kind: int
@@ -57,6 +76,13 @@ class VolumeStream:
     runs: tuple[Run, ...]
 
 
+class _Piece(NamedTuple):
+    """What one record has of a stream, from ``start`` bytes into it on."""
+
+    start: int
+    stream: VolumeStream
+
+
 @dataclass(slots=True)
 class VolumeFile:
     """A file or directory; ``names`` are all it has, in all directories and namespaces."""
@@ -65,7 +91,7 @@ class VolumeFile:
     is_directory: bool
     standard: Standard | None = None
     names: list[NameInDirectory] = field(default_factory=list)
-    pieces: list[Attribute] = field(default_factory=list)
+    pieces: list[_Piece] = field(default_factory=list)
 
     def streams(self, what: str) -> tuple[VolumeStream, ...]:
         """Its streams and indexes, each put together.
@@ -73,12 +99,11 @@ class VolumeFile:
         Raises:
             FormatError: a piece is missing.
         """
-        groups: dict[tuple[int, str], list[Attribute]] = {}
+        groups: dict[tuple[int, str], list[_Piece]] = {}
         for piece in self.pieces:
-            groups.setdefault((piece.kind, piece.name), []).append(piece)
+            groups.setdefault(piece.stream[:2], []).append(piece)
         return tuple(
-            _join(kind, name, pieces, f"{what}: NTFS file record {self.number}")
-            for (kind, name), pieces in groups.items()
+            _join(pieces, f"{what}: NTFS file record {self.number}") for pieces in groups.values()
         )
 
 
@@ -111,21 +136,22 @@ class VolumeRecords:
             FormatError: damaged records.
         """
         files: dict[int, VolumeFile] = {}
-        for number, record in self._records():
-            owner = record.base_number or number
+        for number, base_number, is_directory, attributes in self._records():
+            owner = base_number or number
             file = files.get(owner)
             if file is None:
-                file = files[owner] = VolumeFile(owner, record.is_directory)
-            if not record.base_number:
-                file.is_directory = record.is_directory
+                file = files[owner] = VolumeFile(owner, is_directory)
+            if not base_number:
+                file.is_directory = is_directory
             where = f"{self._what}: NTFS file record {number}"
-            for attribute in record.attributes:
-                if attribute.kind == STANDARD_INFORMATION:
-                    file.standard = parse_standard(attribute.value or b"", where)
-                elif attribute.kind == FILE_NAME:
-                    file.names.append(parse_name(attribute.value or b"", owner, where))
-                elif attribute.kind >= SECURITY_DESCRIPTOR:
-                    file.pieces.append(attribute)
+            for raw in attributes:
+                kind, _, _, attribute = raw
+                if kind == STANDARD_INFORMATION:
+                    file.standard = parse_standard(resident_value(attribute, where), where)
+                elif kind == FILE_NAME:
+                    file.names.append(parse_name(resident_value(attribute, where), owner, where))
+                elif kind in _STREAM_KINDS:
+                    file.pieces.append(self._parse_piece(raw, where))
         return files
 
     def read_stream(self, stream: VolumeStream) -> bytes:
@@ -169,17 +195,17 @@ class VolumeRecords:
                 return parse_security_stream(self.read_stream(stream), self._what)
         return {}
 
-    def _records(self) -> Iterator[tuple[int, RecordAttributes]]:
-        """Every record in use, by number, in the order of the file table."""
+    def _records(self) -> Iterator[tuple[int, int, bool, list[_RawAttribute]]]:
+        """(number, base, whether a directory, attributes) of every record in use, in order."""
         size = self.boot.record_size
         first = self._parse(self.pread(self.boot.mft_offset, size), 0)
-        table = first and next(
-            (a for a in first.attributes if (a.kind, a.name) == (DATA, "")), None
-        )
-        if not table or table.value is not None or table.size > self.boot.size:
+        waiting: dict[int, _Piece] = {}
+        if first is not None:
+            self._keep_table_pieces(first[2], waiting, 0)
+        table = waiting.get(0)
+        if table is None or table.stream.size > self.boot.size:
             raise FormatError(f"{self._what}: NTFS file record 0 does not describe the file table")
-        end = min(table.size, table.initialized_size) // size * size
-        waiting = {table.start: table}
+        end = min(table.stream.size, table.stream.initialized_size) // size * size
         number = 0
         rest = b""
         for more in self._table_bytes(waiting, end):
@@ -189,13 +215,15 @@ class VolumeRecords:
             for at in range(0, whole, size):
                 record = self._parse(data[at : at + size], number)
                 if record is not None:
-                    if number:
-                        self._keep_table_pieces(record, waiting)
-                    yield number, record
+                    base_number, is_directory, attributes = record
+                    # Extensions of record 0 have base 0, as if they were files themselves.
+                    if number and not base_number and attributes[0][0] > FILE_NAME:
+                        self._keep_table_pieces(attributes, waiting, number)
+                    yield number, base_number, is_directory, attributes
                 number += 1
             rest = data[whole:]
 
-    def _table_bytes(self, waiting: dict[int, Attribute], end: int) -> Iterator[bytes]:
+    def _table_bytes(self, waiting: dict[int, _Piece], end: int) -> Iterator[bytes]:
         """The first ``end`` bytes of the file table; its later pieces appear in ``waiting``."""
         position = 0
         while position < end:
@@ -204,7 +232,7 @@ class VolumeRecords:
                 raise FormatError(
                     f"{self._what}: NTFS file table: expected {end} bytes, found {position}"
                 )
-            for run in piece.runs:
+            for run in piece.stream.runs:
                 if run.offset is None:
                     raise FormatError(f"{self._what}: NTFS file table has a hole at {position:#x}")
                 wanted = min(run.size, end - position)
@@ -212,36 +240,77 @@ class VolumeRecords:
                     yield self.pread(run.offset + done, min(_READ_SIZE, wanted - done))
                 position += run.size
 
-    def _keep_table_pieces(self, record: RecordAttributes, waiting: dict[int, Attribute]) -> None:
-        """Those of extensions of record 0: their base is 0, as if they were files themselves."""
-        if record.base_number:
-            return
-        kinds = {attribute.kind for attribute in record.attributes}
-        if STANDARD_INFORMATION not in kinds and FILE_NAME not in kinds:
-            for attribute in record.attributes:
-                if (attribute.kind, attribute.name) == (DATA, "") and attribute.value is None:
-                    waiting.setdefault(attribute.start, attribute)
+    def _keep_table_pieces(
+        self, attributes: list[_RawAttribute], waiting: dict[int, _Piece], number: int
+    ) -> None:
+        where = f"{self._what}: NTFS file record {number}"
+        for raw in attributes:
+            kind, is_outside, name, _ = raw
+            if kind == DATA and not name and is_outside:
+                piece = self._parse_piece(raw, where)
+                waiting.setdefault(piece.start, piece)
 
-    def _parse(self, data: bytes, number: int) -> RecordAttributes | None:
+    def _parse(self, data: bytes, number: int) -> tuple[int, bool, list[_RawAttribute]] | None:
+        """(base, whether a directory, attributes) of a record in use."""
         if data[:4] not in {_RECORD_MAGIC, _DAMAGED_MAGIC}:
             return None
-        return parse_record_attributes(data, self.boot, number=number, what=self._what)
+        where = f"{self._what}: NTFS file record {number}"
+        if data[:4] == _DAMAGED_MAGIC:
+            raise FormatError(f"{where} is marked as damaged", hint="let chkdsk repair the volume")
+        fixup_offset, fixup_count, position, flags, used = _RECORD_HEADER.unpack_from(data)
+        if not flags & _IN_USE:
+            return None
+        fixed = undo_fixups(data, fixup_offset, fixup_count, where)
+        attributes = list(iterate_attributes(fixed, position, used, where))
+        if not attributes:
+            return None
+        base_number = int.from_bytes(fixed[0x20:0x26], "little")
+        return base_number, bool(flags & _IS_DIRECTORY), attributes
+
+    def _parse_piece(self, raw: _RawAttribute, where: str) -> _Piece:
+        kind, is_outside, name, attribute = raw
+        text = name.decode("utf-16-le", "surrogatepass") if name else ""
+        flags = int.from_bytes(attribute[0x0C:0x0E], "little")
+        if not is_outside:
+            value = resident_value(attribute, where)
+            return _Piece(0, VolumeStream(kind, text, flags, len(value), len(value), value, ()))
+        if len(attribute) < _NON_RESIDENT_SIZE_MIN:
+            raise FormatError(f"{where}: its stream's header has only {len(attribute)} bytes")
+        lowest_cluster, offset, size, initialized_size = _NON_RESIDENT.unpack_from(attribute)
+        runs = parse_runs(attribute[offset:], self.boot, where)
+        stream = VolumeStream(kind, text, flags, size, initialized_size, None, runs)
+        return _Piece(lowest_cluster * self.boot.cluster_size, stream)
 
 
-def _join(kind: int, name: str, pieces: list[Attribute], where: str) -> VolumeStream:
-    pieces.sort(key=lambda piece: piece.start)
-    first = pieces[0]
-    if first.value is not None:
-        return VolumeStream(kind, name, first.flags, first.size, first.size, first.value, ())
-    runs: list[Run] = []
-    known = 0
-    for piece in pieces:
-        if piece.value is not None or piece.start != known:
-            raise FormatError(f"{where}: a stream has no clusters from {known:#x} on")
-        runs.extend(piece.runs)
-        known += sum(run.size for run in piece.runs)
-    if known < min(first.size, first.initialized_size):
+def resident_value(attribute: bytes, where: str) -> bytes:
+    """The value that lies in the record.
+
+    Raises:
+        FormatError: it goes past the attribute's end, or lies elsewhere.
+    """
+    size, offset = _RESIDENT.unpack_from(attribute)
+    if attribute[8] or offset + size > len(attribute):
+        raise FormatError(f"{where}: a value of {size} bytes goes past its attribute's end")
+    return attribute[offset : offset + size]
+
+
+def _join(pieces: list[_Piece], where: str) -> VolumeStream:
+    first = pieces[0].stream
+    if len(pieces) == 1 and pieces[0].start == 0:
+        runs, known = first.runs, sum(run.size for run in first.runs)
+    else:
+        pieces.sort(key=_start)
+        first = pieces[0].stream
+        runs, known = (), 0
+        for piece in pieces:
+            if piece.stream.value is not None or piece.start != known:
+                raise FormatError(f"{where}: a stream has no clusters from {known:#x} on")
+            runs += piece.stream.runs
+            known += sum(run.size for run in piece.stream.runs)
+    if first.value is None and known < min(first.size, first.initialized_size):
         raise FormatError(f"{where}: a stream of {first.size} bytes has clusters for {known}")
-    return VolumeStream(
-        kind, name, first.flags, first.size, first.initialized_size, None, tuple(runs)
-    )
+    return first._replace(runs=runs) if len(pieces) > 1 else first
+
+
+def _start(piece: _Piece) -> int:
+    return piece.start
