@@ -4,7 +4,8 @@
 QEMU never gets a path. We open the file or block device ourselves and hand over a descriptor
 (QEMU's ``fdset``); for a snapshot it is read-only, so that the kernel, and not an option that
 somebody may forget, keeps the guest's writes away from the target: they go to an overlay without
-a name that ends with the machine.
+a name that ends with the machine. A disk with a ``server`` is read through that, over NBD: it may
+lie nowhere at all, and every read is known.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from mediamaker.errors import TargetRefusedError, UsageError
+from mediamaker.vm.nbd import NbdServer
 
 
 class Bus(StrEnum):
@@ -32,18 +34,22 @@ class Bus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """One disk of a machine; the bytes at ``path`` are the disk, whatever they look like."""
+    """One disk of a machine; the bytes at ``path`` are the disk, whatever they look like.
+
+    With a ``server``, its content is the disk, and ``path`` only what it is called.
+    """
 
     path: Path
     bus: Bus = Bus.USB
     snapshot: bool = True
     logical_sector_size: int = 512
     serial: str | None = None
+    server: NbdServer | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class OpenDisk:
-    """A disk with the descriptor that QEMU inherits."""
+    """A disk with the descriptor that QEMU inherits: of its bytes, or of an NBD connection."""
 
     disk: Disk
     fd: int
@@ -58,6 +64,11 @@ def open_disk(disk: Disk) -> Iterator[OpenDisk]:
         TargetRefusedError: missing, not readable, empty, or neither a file nor a block device.
         UsageError: the bus can't carry a disk of this size or sector size.
     """
+    if disk.server is not None:
+        _check_bus(disk, disk.server.content.size)
+        with disk.server.connect() as connection:
+            yield OpenDisk(disk, connection.fileno(), is_block_device=False)
+        return
     try:
         fd = os.open(disk.path, (os.O_RDONLY if disk.snapshot else os.O_RDWR) | os.O_CLOEXEC)
     except OSError as error:
@@ -95,14 +106,12 @@ def pack_arguments(opened: OpenDisk, index: int) -> list[str]:
     """QEMU's arguments for one disk; the first (``index`` 0) is the one to start from."""
     disk = opened.disk
     drive_id = f"disk{index}"
+    files, protocol = _pack_protocol(opened, index)
     drive = [
         "if=none",
         f"id={drive_id}",
         "driver=raw",
-        f"file.driver={'host_device' if opened.is_block_device else 'file'}",
-        f"file.filename=/dev/fdset/{index}",
-        # The file may be open elsewhere (a stick just written, a loop device); we only read it.
-        f"file.locking={'off' if disk.snapshot else 'auto'}",
+        *protocol,
         f"snapshot={'on' if disk.snapshot else 'off'}",
     ]
     if not disk.snapshot:
@@ -119,11 +128,24 @@ def pack_arguments(opened: OpenDisk, index: int) -> list[str]:
         serial = disk.serial or f"MEDIAMAKER{index}"
         common.append(f"serial={serial.replace(',', ',,')}")
     return [
-        "-add-fd",
-        f"fd={opened.fd},set={index}",
+        *files,
         "-drive",
         ",".join(drive),
         *_pack_devices(disk.bus, index, ",".join(common)),
+    ]
+
+
+def _pack_protocol(opened: OpenDisk, index: int) -> tuple[list[str], list[str]]:
+    """Arguments before the drive, and the drive's own: how QEMU gets at the bytes."""
+    if opened.disk.server is not None:
+        # A number: a descriptor that QEMU was started with.
+        server = ["file.driver=nbd", "file.server.type=fd", f"file.server.str={opened.fd}"]
+        return [], server
+    return ["-add-fd", f"fd={opened.fd},set={index}"], [
+        f"file.driver={'host_device' if opened.is_block_device else 'file'}",
+        f"file.filename=/dev/fdset/{index}",
+        # The file may be open elsewhere (a stick just written, a loop device); we only read it.
+        f"file.locking={'off' if opened.disk.snapshot else 'auto'}",
     ]
 
 
