@@ -289,6 +289,8 @@ def test_a_fragmented_volume_with_a_large_directory(tmp_path):
         for number in range(300):
             (root / f"new {number}").write_bytes(b"x" * (number * 5))
         (root / "fragmented").write_bytes(rng.randbytes(3 * MIB))
+        for number in range(60):
+            os.link(root / "fragmented", root / f"a long name of the same file {number}")
         with (root / "sparse").open("wb") as file:
             file.seek(MIB)
             file.write(b"x")
@@ -304,8 +306,26 @@ def test_a_fragmented_volume_with_a_large_directory(tmp_path):
         assert [name for name in shown if not name.startswith(("$", "."))] == sorted(names)
     runs = run("ntfsinfo", "--file", "/fragmented", "--verbose", source)
     assert runs.count("\n\t\t\t0x") > 20
+    assert "$ATTRIBUTE_LIST" in runs
     apply(image, volume)
     assert differences(volume, image) == {}
+
+
+def test_more_descriptors_than_a_block_has_room_for(image, tmp_path):
+    """``$Secure`` has them in blocks of 256 KiB with a copy behind each."""
+    volume = make_target(tmp_path / "v.img")
+    with mounted(volume, tmp_path / "m") as root:
+        for number in range(2600):
+            path = root / f"{number}"
+            path.touch()
+            mask = (0x100000 | number << 3 | 1).to_bytes(4, "little")
+            set_xattr(path, "acl", ACL.replace(bytes.fromhex("ff011f00"), mask))
+    run("wimlib-imagex", "capture", volume, tmp_path / "d.wim", "x")
+    result = check_applied(volume, [tmp_path / "d.wim"], 1)
+    assert (result.differences, result.file_count) == ((), 2600)
+    with mounted(volume, tmp_path / "m") as root:
+        swap_descriptor(root / "2599")
+    assert list(differences(volume, tmp_path / "d.wim")) == ["/2599"]
 
 
 def test_broken_records_never_end_in_anything_but_our_errors(tmp_path):
