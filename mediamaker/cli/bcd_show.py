@@ -185,12 +185,12 @@ def _place(store: Store) -> Any:
         order = None if manager is None else manager.value(number)
         if isinstance(order, tuple):
             menu += [guid for guid in order if isinstance(guid, UUID)]
+    places = {guid: place for place, guid in reversed(list(enumerate(menu)))}
 
     def key(item: BcdObject) -> tuple[int, int, str]:
         word = OBJECT_TYPES.get(item.type_code or 0, ("", ""))[0]
         kind = _ORDER.index(word) if word in _ORDER else len(_ORDER)
-        in_menu = menu.index(item.guid) if item.guid in menu else len(menu)
-        return kind, in_menu, item.guid.hex
+        return kind, places.get(item.guid, len(menu)), item.guid.hex
 
     return key
 

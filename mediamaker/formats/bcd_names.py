@@ -15,6 +15,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -379,6 +380,7 @@ def value_names(element_id_: int, type_code: int | None) -> tuple[str, ...]:
     return _VALUES.get(element_name(element_id_, type_code), ())
 
 
+@lru_cache(maxsize=64)
 def _names(type_code: int | None) -> Mapping[int, str]:
     """Every element that an object of this type may have."""
     if type_code is None or type_code in {SETTINGS, FIRMWARE_APPLICATION}:
