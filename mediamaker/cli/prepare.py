@@ -152,6 +152,11 @@ def _tell_unprepared(source: SourceWim, estimate: PrepareEstimate, output: Outpu
         f"{format_size(estimate.needed_size)} of {format_size(estimate.available_size)} free in "
         f"{default_cache_dir()}"
     )
+    if estimate.needed_size > estimate.available_size:
+        output.warning(
+            f"that is more than is free: choose fewer images with --images, or set XDG_CACHE_HOME "
+            f"to a place with {format_size(estimate.needed_size)}"
+        )
 
 
 def _alternatives(args: argparse.Namespace, source: SourceWim) -> tuple[str, ...]:

@@ -168,6 +168,21 @@ def test_a_dry_run_prepares_nothing_unless_told(run, media, tmp_path):
     assert events[0]["seconds"] == 0
 
 
+def test_a_dry_run_says_that_there_is_too_little_room(run, media, tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    mount = ("mount", "-t", "tmpfs", "-o", "size=1M", "none", tmp_path / "full")
+    subprocess.run(mount, check=True)
+    try:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
+        code, events = run.json("plan", media, *LIMIT)
+    finally:
+        subprocess.run(["umount", tmp_path / "full"], check=True)
+    assert code == 0
+    (event,) = [event for event in events if event["event"] == "prepare"]
+    assert event["needed_size"] > event["available_size"]
+    assert any("more than is free" in e["message"] for e in events if e["event"] == "warning")
+
+
 def test_the_cache_is_listed_and_cleared(run, media, tmp_path):
     code, events = run.json("wim", "cache")
     assert (code, events[-1]["entries"]) == (0, [])
