@@ -103,6 +103,9 @@ def add_create_arguments(parser: argparse.ArgumentParser) -> None:
     store.add_argument(
         "--add", action="store_true", help="installed: into the STORE that is there (bcdboot)"
     )
+    store.add_argument(
+        "--keep-default", action="store_true", help="with --add: behind the others in the menu"
+    )
     entry = parser.add_argument_group("an object")
     entry.add_argument(
         "--type", metavar="TYPE", help=", ".join(word for word, _ in OBJECT_TYPES.values())
@@ -196,6 +199,7 @@ def _add_to_store(args: argparse.Namespace, output: Output) -> ExitCode:
         ids=ids,
         locale=args.locale,
         description=args.description or "Windows",
+        is_default=not args.keep_default,
     )
     if args.recovery is not None:
         changed = register_recovery(

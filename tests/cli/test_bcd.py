@@ -385,6 +385,18 @@ def test_windows_added_to_a_store(run, store):
     assert parsed(store).object(first) is not None
 
 
+def test_windows_added_behind_the_others(run, store):
+    first = default_of(store).guid
+    code, _ = run.json(
+        "bcd", "create", store, "--kind", "installed", "--add", "--keep-default",
+        "--system", ESP, "--windows", RECOVERY,
+    )  # fmt: skip
+    assert code == 0
+    order = parsed(store).object(well_known("bootmgr")).value(0x24000001)
+    assert (order[0], len(order)) == (first, 2)
+    assert default_of(store).guid == first
+
+
 def test_objects_are_made(run, store):
     _, (event,) = run.json(
         "bcd", "create", store, "--object", "new", "--like", "{default}", "--description", "Copy"
