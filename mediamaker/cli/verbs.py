@@ -85,6 +85,11 @@ VERBS = (
         "mediamaker wim info install.wim",
     ),
     Verb(
+        "bootsector",
+        "show, write, back up and put back boot code, what bootsect is on Windows",
+        "mediamaker bootsector show /dev/sdX",
+    ),
+    Verb(
         "bcd",
         "show, make and change BCD stores, what bcdedit is on Windows",
         "mediamaker bcd show /mnt/EFI/Microsoft/Boot/BCD",
