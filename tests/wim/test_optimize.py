@@ -204,6 +204,29 @@ def test_what_is_not_compressed_is_so_as_far_as_it_must(trees, tmp_path):
     check(tmp_path / "2.wim")
 
 
+def test_the_image_that_boots_is_found_where_it_is_now(trees, tmp_path):
+    plain = tmp_path / "plain.wim"
+    run("wimlib-imagex", "capture", trees["a"], plain, "A", "--compress=none")
+    run("wimlib-imagex", "append", trees["b"], plain, "B", "--boot")
+    least, _ = optimize([plain], tmp_path / "least.wim", purpose="network")
+    # Metadata that stayed, and metadata that was packed: boot managers go by the header alone.
+    for fit_size in (plain.stat().st_size - 60_000, least.savings.size_after + 4):
+        path = tmp_path / f"{fit_size}.wim"
+        optimize([plain], path, fit_size=fit_size)
+        text = run("wimlib-imagex", "info", path, "--header", "--blobs")
+        header = dict(re.findall(r"^Boot (.+?)\s+= (\w+)$", text, re.MULTILINE))
+        wanted = [
+            dict(re.findall(r"^(.+?)\s+= (\w+)", block, re.MULTILINE))
+            for block in text.split("\n\n")
+            if "FLAG_METADATA" in block
+        ][1]
+        assert header["Index"] == "2"
+        assert header["Metadata Offset"] == wanted["Offset in WIM"]
+        assert header["Metadata Size"] == wanted["Compressed size"]
+        assert header["Metadata Original Size"] == wanted["Uncompressed size"]
+    assert header["Metadata Flags"] == "0x6"
+
+
 @pytest.mark.parametrize("compression", ["none", "LZX:10"])
 def test_a_blob_of_many_windows(tmp_path, compression):
     tree, wim, path = tmp_path / "tree", tmp_path / "a.wim", tmp_path / "out.wim"
