@@ -4,6 +4,9 @@
 An image file gets its name only after it is complete, flushed and (unless told otherwise)
 verified; on any failure nothing is left. A device is complete once its commit ranges are
 flushed; a failed verification after that changes nothing on it any more, it only says so.
+
+With a journal the run can be gone on with if it ends early, and a journal that claims something
+is gone on with now. It is removed once all is well, and where it was proven wrong.
 """
 
 from __future__ import annotations
@@ -12,10 +15,12 @@ import threading
 import time
 from dataclasses import dataclass
 
-from mediamaker.errors import MediaError
+from mediamaker.errors import MediaError, UsageError, VerifyError
 from mediamaker.execute.digests import PieceDigest
 from mediamaker.execute.interrupts import interrupt_sets
+from mediamaker.execute.journal import JournalWriter
 from mediamaker.execute.progress import Clock, Notice, OnEvent, ProgressMeter, ignore_event
+from mediamaker.execute.resume import check_claim
 from mediamaker.execute.steps import Run
 from mediamaker.execute.target import Target, describe_target_error
 from mediamaker.execute.verifier import VerifyResult, verify_content, verify_digests
@@ -44,18 +49,23 @@ def execute_plan(
     target: Target,
     is_verifying: bool = True,
     has_digests: bool = False,
+    journal: JournalWriter | None = None,
     on_event: OnEvent = ignore_event,
     cancel: threading.Event | None = None,
     clock: Clock = time.monotonic,
 ) -> ExecuteResult:
     """Carry a plan out on ``target``, which is finished or aborted (and closed) afterwards.
 
-    ``has_digests`` asks for the digests that a receipt holds.
+    ``has_digests`` asks for the digests that a receipt holds. What ``journal`` claims is checked
+    and not written again; such a write is always verified.
 
     Raises:
         MediaError: its message says what is left on the target now.
         KeyboardInterrupt: Ctrl-C, or ``cancel`` was set; a note says the same.
     """
+    if journal is not None and journal.end and not is_verifying:
+        target.abort()
+        raise UsageError("a resumed write is always read back", hint="leave out --no-verify")
     began = clock()
     meter = ProgressMeter(on_event, clock)
     cancel = cancel or threading.Event()
@@ -66,6 +76,17 @@ def execute_plan(
     verify = None
     with interrupt_sets(cancel):
         try:
+            if journal is not None:
+                check_claim(
+                    extents=extents,
+                    commit=commit,
+                    reader=reader,
+                    target=target,
+                    journal=journal,
+                    meter=meter,
+                    on_event=on_event,
+                    cancel=cancel,
+                )
             write = write_extents(
                 extents=extents,
                 commit=commit,
@@ -73,6 +94,7 @@ def execute_plan(
                 target=target,
                 meter=meter,
                 has_digests=is_hashing,
+                journal=journal,
                 cancel=cancel,
             )
             warning = target.reread_partition_table()
@@ -97,7 +119,11 @@ def execute_plan(
                     cancel=cancel,
                 )
             _finish(target)
+            if journal is not None:
+                _remove(journal, on_event)
         except BaseException as error:
+            if isinstance(error, VerifyError) and journal is not None:
+                _remove(journal, on_event)
             outcome = target.abort()
             if outcome is not None:
                 _add(error, outcome)
@@ -133,6 +159,13 @@ def _verify_device(
     except BaseException as error:
         _add(error, f"{target.name} is written, but not verified: do not rely on it")
         raise
+
+
+def _remove(journal: JournalWriter, on_event: OnEvent) -> None:
+    try:
+        journal.remove()
+    except OSError as error:
+        on_event(Notice(f"{journal.path} can't be removed ({error.strerror}): do so by hand"))
 
 
 def _finish(target: Target) -> None:

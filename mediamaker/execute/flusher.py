@@ -42,12 +42,13 @@ class BackgroundFlusher:
         *,
         clock: Clock,
         cancel: threading.Event | None = None,
+        window_size: int | None = None,
     ) -> None:
         self.durable_size = 0
         self._flush_data = flush_data
         self._clock = clock
         self._cancel = cancel
-        self._window_size = WINDOW_SIZE_FIRST
+        self._window_size = WINDOW_SIZE_FIRST if window_size is None else window_size
         self._requested_size = 0
         self._is_flushing = False
         self._thread: threading.Thread | None = None

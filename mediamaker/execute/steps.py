@@ -175,6 +175,15 @@ def stream_size(runs: Iterable[Run], commit: Iterable[Run]) -> int:
     return sum(end - start for start, end, is_commit in cut if not is_commit)
 
 
+def cut_done(runs: Iterable[Run], commit: tuple[Run, ...], done_end: int) -> list[Run]:
+    """``runs`` without what lies below ``done_end``; commit ranges stay, as they come last."""
+    cut = [
+        (start if is_commit else max(start, done_end), end)
+        for start, end, is_commit in _cut_at_commit(runs, commit)
+    ]
+    return merge_runs((start, end) for start, end in cut if start < end)
+
+
 def find_file_data(descriptor: int, start: int, end: int) -> Iterator[Run]:
     """Ranges of a file's ``[start, end)`` that are no holes of at least ``HOLE_SIZE_MIN``.
 

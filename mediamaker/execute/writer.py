@@ -9,6 +9,9 @@ Order (design.md, "The plan"):
 4. commit: the commit ranges from the last to the first but for sector 0, flush, sector 0;
 5. flush.
 
+With a journal (``journal.py``) it is noted down during 2 how much is flushed, and a run that
+goes on with one does not write what the journal claims again; all else is as above.
+
 Whatever ends this early - an exception, Ctrl-C, a source that changed, an I/O error - leaves the
 commit ranges zero, and the message says so. If even that could not be done, it says that instead.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import threading
+from collections import deque
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import assert_never
@@ -25,6 +29,7 @@ from mediamaker.errors import MediaError, TargetIOError, TargetTooSmallError
 from mediamaker.execute.digests import PieceDigest, PieceHasher
 from mediamaker.execute.flusher import BackgroundFlusher
 from mediamaker.execute.interrupts import check_cancelled
+from mediamaker.execute.journal import JournalWriter
 from mediamaker.execute.pipeline import (
     Filled,
     Pipeline,
@@ -37,7 +42,9 @@ from mediamaker.execute.steps import (
     Copy,
     Fill,
     Run,
+    Step,
     check_commit,
+    cut_done,
     find_data_runs,
     iter_steps,
     runs_size,
@@ -87,9 +94,12 @@ def write_extents(
     target: Target,
     meter: ProgressMeter,
     has_digests: bool,
+    journal: JournalWriter | None = None,
     cancel: threading.Event | None = None,
 ) -> WriteResult:
     """Write every written extent of ``extents``; ``commit`` ranges are valid last.
+
+    What ``journal`` claims is not written again: ``resume.check_claim`` was asked before.
 
     The target is neither finished nor aborted: that is the caller's, after verification. So is
     holding SIGINT back (``interrupts.py``): a raw KeyboardInterrupt is cleaned up after as well,
@@ -109,6 +119,7 @@ def write_extents(
         reader=reader,
         target=target,
         meter=meter,
+        journal=journal,
         cancel=cancel,
     )
     try:
@@ -143,6 +154,7 @@ class _Writer:
         reader: SourceReader,
         target: Target,
         meter: ProgressMeter,
+        journal: JournalWriter | None,
         cancel: threading.Event | None,
     ) -> None:
         self._extents = extents
@@ -150,10 +162,18 @@ class _Writer:
         self._reader = reader
         self._target = target
         self._meter = meter
+        self._journal = journal
+        self._done_end = 0 if journal is None else journal.end
+        self._unflushed: deque[tuple[int, int]] = deque()
         self._cancel = cancel
         self._state = _State.UNTOUCHED
         self._filler = SourceFiller(reader, meter)
-        self._flusher = BackgroundFlusher(target.flush_data, clock=meter.clock, cancel=cancel)
+        self._flusher = BackgroundFlusher(
+            target.flush_data,
+            clock=meter.clock,
+            cancel=cancel,
+            window_size=None if journal is None else journal.flush_size,
+        )
         self._commit_data: list[tuple[int, bytes]] = []
         self._needed_size = extents.written_size
         self._can_copy = target.starts_zeroed
@@ -175,6 +195,8 @@ class _Writer:
         finally:
             self._flusher.close()
         self._flush()
+        if self._journal is not None:
+            self._journal.record(self._extents.end)
         self._reader.check_all()
         self._write_commit()
         return WriteResult(
@@ -212,8 +234,11 @@ class _Writer:
     def _find_runs(self, *, has_digests: bool) -> list[Run]:
         """What goes through the pass: on a fresh image file holes stay holes."""
         if self._target.starts_zeroed and not has_digests:
-            return find_data_runs(self._extents, self._reader)
-        return list(self._extents.written_runs(self._extents.start, self._extents.end))
+            runs = find_data_runs(self._extents, self._reader)
+        else:
+            runs = list(self._extents.written_runs(self._extents.start, self._extents.end))
+        # For digests of the whole disk everything is read and hashed, written or not.
+        return runs if has_digests else cut_done(runs, self._commit, self._done_end)
 
     def _invalidate(self) -> None:
         if self._target.starts_zeroed:
@@ -247,8 +272,10 @@ class _Writer:
             for filled in pipeline:
                 began = self._meter.clock()
                 streamed_size += self._carry_out(filled)
-                if not self._target.is_durable:
+                if not self._target.is_durable or self._journal is not None:
                     self._advance_flusher(streamed_size)
+                if self._journal is not None:
+                    self._keep_journal(self._journal, filled.step, streamed_size)
                 self._meter.busy.target += self._meter.clock() - began
                 self._meter.update(
                     streamed_size if self._target.is_durable else self._flusher.durable_size
@@ -261,6 +288,10 @@ class _Writer:
             case Fill(start=start, is_commit=True):
                 self._commit_data.append((start, bytes(filled.data)))
                 return 0
+            case Fill(start=start) | Copy(start=start) if start + filled.step.size <= (
+                self._done_end
+            ):
+                pass  # it is on the medium since an earlier run
             case Fill(start=start):
                 self._write(start, filled.data)
             case Copy():
@@ -295,6 +326,15 @@ class _Writer:
             self._bytes_copied += len(data)
             self._write(step.start + done, data)
             done += len(data)
+
+    def _keep_journal(self, journal: JournalWriter, step: Step, streamed_size: int) -> None:
+        """Claim what was flushed by now; never less than what was claimed before."""
+        self._unflushed.append((streamed_size, step.start + step.size))
+        end = 0
+        while self._unflushed and self._unflushed[0][0] <= self._flusher.durable_size:
+            _, end = self._unflushed.popleft()
+        if end > journal.end:
+            journal.record(end)
 
     def _flush(self) -> None:
         self._meter.start(Phase.FLUSH, 0)
