@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, assert_never
 from uuid import UUID
@@ -38,6 +39,7 @@ from mediamaker.formats.bcd_names import (
     element_name,
     object_alias,
     object_heading,
+    object_type,
     well_known,
 )
 from mediamaker.formats.bcd_text import Namer, find_object, format_device, format_value, name_object
@@ -58,6 +60,9 @@ def add_show_arguments(parser: argparse.ArgumentParser) -> None:
         "object", nargs="?", metavar="OBJECT", help="only this one: {default}, {bootmgr}, a GUID"
     )
     parser.add_argument(
+        "--type", metavar="TYPE", help="only these: osloader, resume, memdiag, device, settings ..."
+    )
+    parser.add_argument(
         "-v", "--verbose", action="store_true", help="GUIDs in full, and the elements' ids"
     )
 
@@ -65,14 +70,25 @@ def add_show_arguments(parser: argparse.ArgumentParser) -> None:
 def run_show(args: argparse.Namespace, output: Output) -> ExitCode:
     """Show a store, or one object of it."""
     store = read_store(args.store)
-    wanted = None if args.object is None else find_object(store, args.object)
-    if wanted is not None and store.object(wanted) is None:
-        raise no_such_object(args.store, wanted)
+    wanted = _wanted(args, store)
     output.event("bcd-store", **store_to_json(args.store, store, wanted))
     output.result(show_store(store, wanted=wanted, is_verbose=args.verbose))
     for problem in find_problems(store):
         output.warning(f"{args.store}: {problem}")
     return ExitCode.DONE
+
+
+def _wanted(args: argparse.Namespace, store: Store) -> Collection[UUID] | None:
+    """The objects that were asked for; None for all."""
+    if args.object is not None:
+        guid = find_object(store, args.object)
+        if store.object(guid) is None:
+            raise no_such_object(args.store, guid)
+        return {guid}
+    if args.type is None:
+        return None
+    type_code = object_type(args.type)
+    return {item.guid for item in store.objects if item.type_code == type_code}
 
 
 def read_store(path: Path) -> Store:
@@ -121,18 +137,22 @@ def namer(store: Store, *, is_verbose: bool) -> Namer:
     return lambda guid: "{default}" if guid == default else name_object(guid)
 
 
-def show_store(store: Store, *, wanted: UUID | None, is_verbose: bool) -> str:
+def show_store(store: Store, *, wanted: Collection[UUID] | None, is_verbose: bool) -> str:
     """The text."""
     name = namer(store, is_verbose=is_verbose)
     blocks = [
         _show_object(item, name, is_verbose=is_verbose)
         for item in sorted(store.objects, key=_place(store))
-        if wanted in {None, item.guid}
+        if wanted is None or item.guid in wanted
     ]
-    return "\n\n".join("\n".join(block) for block in blocks) or "The store has no objects."
+    return "\n\n".join("\n".join(block) for block in blocks) or (
+        "The store has no objects." if wanted is None else "No such objects."
+    )
 
 
-def store_to_json(path: Path, store: Store, wanted: UUID | None = None) -> dict[str, Any]:
+def store_to_json(
+    path: Path, store: Store, wanted: Collection[UUID] | None = None
+) -> dict[str, Any]:
     """Everything that the store says, each value also as the registry holds it."""
     name = namer(store, is_verbose=False)
     return {
@@ -147,7 +167,9 @@ def store_to_json(path: Path, store: Store, wanted: UUID | None = None) -> dict[
             for value in store.description
         ],
         "objects": [
-            _object_to_json(item, name) for item in store.objects if wanted in {None, item.guid}
+            _object_to_json(item, name)
+            for item in store.objects
+            if wanted is None or item.guid in wanted
         ],
         "problems": list(find_problems(store)),
     }

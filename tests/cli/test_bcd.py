@@ -107,6 +107,17 @@ def test_show_order_aliases_and_verbose(run, store):
     assert "25000004 timeout                 30" in verbose
 
 
+def test_show_by_type(run, store):
+    _, (event,) = run.json("bcd", "show", store, "--type", "osloader")
+    assert {item["type_name"] for item in event["objects"]} == {"osloader"}
+    assert len(event["objects"]) == 2
+    _, out, _ = run.text("bcd", "show", store, "--type", "bootsector")
+    assert out == "No such objects.\n"
+    code, events = run.json("bcd", "show", store, "--type", "nonsense")
+    assert code == 2
+    assert "osloader" in events[-1]["hint"]
+
+
 def test_a_hostile_string_stays_on_its_line(run, store):
     run.json("bcd", "set", store, "default", "description", "a\nidentifier  {x}\x1b[2J\u202e")
     _, out, _ = run.text("bcd", "show", store, "{default}")
