@@ -119,13 +119,9 @@ def run_add(args: argparse.Namespace, output: Output) -> ExitCode:
     recovery = prepared.recovery
     what = f"recovery partition {recovery.number} of {format_size(recovery.size)}"
     if args.dry_run:
-        output.result(
-            f"{args.target}: would get a recovery partition ({what}); nothing was written"
-        )
+        output.result(f"{args.target}: would get {what}; nothing was written")
     else:
-        output.result(
-            f"{args.target}: has a recovery partition now ({what}); {undo_path} undoes it"
-        )
+        output.result(f"{args.target}: got {what}; the way back: mediamaker undo {undo_path}")
     return ExitCode.DONE
 
 
