@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 from standin import content, hives, wim
+from standin.ntfs_dress import dress_volume, make_volume
 from standin.programs import build_bios_manager, build_loader, build_uefi_manager
 from standin.tool import run_tool
 
@@ -34,6 +35,7 @@ EDITIONS = (
 _CONTENT_ARCH = {"x86_64": "x64", "x86": "x86", "arm64": "arm64"}
 _WIM_ARCH = {"x86_64": 9, "x86": 0, "arm64": 12}
 _FILLER_SIZES: dict[Scale, int] = {"small": 4_000_000, "big": 1_500_000_000}
+_VOLUME_SIZES: dict[Scale, int] = {"small": 96 << 20, "big": 2 << 30}
 _UEFI_APPLICATION, _BOOT_APPLICATION = 10, 16
 _FILE_TIME = 0x01DA_8412_0000_0000
 
@@ -47,11 +49,14 @@ def make_windows_wim(
     images: int = 1,
     with_winre: bool = True,
     scale: Scale = "small",
+    with_ntfs_metadata: bool = False,
 ) -> None:
     """Writes the WIM file at ``path``.
 
     The loaders of the first image say ``token``, those of image 2 ``token-2`` and so on: what
-    boots tells which image was applied. Small is 10 MB of files, big 1.5 GB.
+    boots tells which image was applied. Small is 10 MB of files, big 1.5 GB. With
+    ``with_ntfs_metadata`` images are captured from NTFS volumes and have what only those hold;
+    this mounts volumes, which root may.
 
     Raises:
         ToolError: a program is missing or failed.
@@ -79,8 +84,11 @@ def make_windows_wim(
             edition_name, edition = EDITIONS[(number - 1) % len(EDITIONS)]
             files = chain(_loader_files(said, arch), _hive_files(edition_name, edition))
             wim.write_files(root, files)
+            source = root
+            if with_ntfs_metadata:
+                source = _dressed(root, work_dir, size=_VOLUME_SIZES[scale])
             _capture(
-                root,
+                source,
                 unfinished,
                 name=edition_name,
                 description=edition_name,
@@ -89,6 +97,20 @@ def make_windows_wim(
                 compression=("LZX" if scale == "small" else "XPRESS") if number == 1 else None,
             )
         unfinished.replace(path)
+
+
+def _dressed(root: Path, work_dir: Path, *, size: int) -> Path:
+    """An NTFS volume with the files below ``root`` and what only NTFS has."""
+    plain, volume = work_dir / "plain.wim", work_dir / "volume.img"
+    plain.unlink(missing_ok=True)
+    volume.unlink(missing_ok=True)
+    wim.set_times(root)
+    options = ["--compress=none", "--no-acls", "--norpfix", "--quiet"]
+    run_tool("wimlib-imagex", "capture", str(root), str(plain), *options, package="wimtools")
+    make_volume(volume, size=size)
+    run_tool("wimlib-imagex", "apply", str(plain), str(volume), "--quiet", package="wimtools")
+    dress_volume(volume, work_dir / "mounted")
+    return volume
 
 
 def make_winre_wim(path: Path, *, token: str, arch: ImageArch = "x86_64") -> None:
@@ -252,7 +274,7 @@ def _reagent_xml() -> bytes:
 
 
 def _capture(
-    root: Path,
+    source: Path,
     output: Path,
     *,
     name: str,
@@ -262,8 +284,12 @@ def _capture(
     compression: str | None,
     is_boot: bool = False,
 ) -> None:
-    """One more image; ``compression`` is given for the first, which makes the file."""
-    wim.set_times(root)
+    """One more image; ``compression`` is given for the first, which makes the file.
+
+    ``source`` is a directory or an NTFS volume, which keeps all that it has.
+    """
+    if source.is_dir():
+        wim.set_times(source)
     is_pe = edition == "WindowsPE"
     properties = {
         "DISPLAYNAME": name,
@@ -288,8 +314,10 @@ def _capture(
     }
     for number, language in enumerate(LANGUAGES[:1] if is_pe else LANGUAGES, start=1):
         properties[f"WINDOWS/LANGUAGES/LANGUAGE[{number}]"] = language
-    arguments = ["append" if compression is None else "capture", "--quiet", str(root)]
-    arguments += [str(output), name, description, "--no-acls", "--norpfix"]
+    arguments = ["append" if compression is None else "capture", "--quiet", str(source)]
+    arguments += [str(output), name, description, "--norpfix"]
+    if source.is_dir():
+        arguments.append("--no-acls")
     if compression is not None:
         arguments.append(f"--compress={compression}")
     if is_boot:
