@@ -226,3 +226,23 @@ def test_fat32_without_room_is_refused(tmp_path):
             hidden_sectors=1,
         )
     assert "32 reserved sectors" in caught.value.hint
+
+
+def test_any_field_of_sector_0_may_be_wrong(volume):
+    """Nothing but FormatError comes of it, and a check that passes gives what it should."""
+    _, made = volume
+    head = head_of(made)
+    for offset in (*range(120), 510, 511):
+        for value in (0x00, 0xFF):
+            changed = head[:offset] + bytes((value,)) + head[offset + 1 :]
+            size = measure_boot_area(changed)
+            assert (size > 0) <= (find_file_system(changed) is not None)
+            assert identify_vbr(changed, ours=OURS).owner != "mediamaker"
+            for act in (
+                lambda: install_boot(changed, OURS, start_lba=LBA),  # noqa: B023 - called at once
+                lambda: restore_boot(changed, head),  # noqa: B023 - called at once
+            ):
+                try:
+                    assert len(act()) == len(head)
+                except FormatError:
+                    continue
