@@ -4,7 +4,8 @@
 The files are added to the image in memory before it is applied, so that everything is written in
 one pass by one writer, the WIM stays as it is, and no driver has to be mounted. A file that the
 image has under this name, in whatever case, is replaced; where it has other names too (hard
-links), those keep the old content.
+links), those keep the old content. What is added belongs to SYSTEM and the administrators; where
+that can't be set (without root, on a system without user namespaces) a warning says so.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mediamaker.errors import TargetIOError, TargetTooSmallError, UsageError
+from mediamaker.errors import TargetIOError, TargetTooSmallError, ToolError, UsageError
 from mediamaker.execute.progress import OnEvent
 from mediamaker.formats.ntfs import BOOT_SECTOR_SIZE, parse_ntfs_boot
 from mediamaker.install.compose import NtfsPath, check_ntfs_paths
 from mediamaker.install.image_facts import ImageFacts
 from mediamaker.install.image_tree import ImageTree, is_plain_directory
+from mediamaker.install.protect_files import protect_files
 from mediamaker.sources.identity import open_source
 from mediamaker.units import format_size
 from mediamaker.volumes.tree import show_path
@@ -29,6 +32,15 @@ from mediamaker.wim.meter import WimMeter
 from mediamaker.wim.writing import ImageSource, open_source_wim
 from mediamaker.wimlib.flags import AddFlags, ExtractFlags
 from mediamaker.wimlib.update import Add, Delete, UpdateCommand
+
+
+@dataclass(slots=True)
+class _Changes:
+    """Commands for the image in memory, and what is new by them."""
+
+    commands: list[UpdateCommand] = field(default_factory=list)
+    directories: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
 
 
 def apply_windows(
@@ -67,12 +79,21 @@ def apply_windows(
         wim.check_resources(facts.number)
         check_empty_volume(volume, is_held=is_held)
         _check_size(volume, facts)
-        commands = _commands(
+        changes = _plan_changes(
             ImageTree(wim, facts.number), extra_files, left_out, Path(name), modified_ns
         )
-        if commands:
-            wim.update_image(facts.number, commands)
+        if changes.commands:
+            wim.update_image(facts.number, changes.commands)
         extract_whole(wim, facts.number, volume, ExtractFlags.NTFS, meter)
+        try:
+            protect_files(volume, changes.directories, changes.files, scratch=Path(name))
+        except ToolError as error:
+            if os.geteuid() == 0:
+                raise
+            meter.warnings.append(
+                f"every user of the installed Windows may change {', '.join(changes.files)}: "
+                f"{error.message}"
+            )
     _flush(volume)
     return ApplyResult(
         target=volume,
@@ -84,15 +105,16 @@ def apply_windows(
     )
 
 
-def _commands(
+def _plan_changes(
     tree: ImageTree,
     extra_files: Mapping[NtfsPath, Path | bytes],
     left_out: Sequence[NtfsPath],
     staging: Path,
     modified_ns: int,
-) -> list[UpdateCommand]:
+) -> _Changes:
     """What makes the image in memory the wanted one; ``staging`` gets the files for it."""
-    commands: list[UpdateCommand] = []
+    changes = _Changes()
+    commands = changes.commands
     for path in left_out:
         found = tree.find("/".join(path))
         if found is not None:
@@ -116,6 +138,7 @@ def _commands(
                         empty.mkdir()
                         os.utime(empty, ns=(modified_ns, modified_ns))
                         commands.append(Add(empty, target))
+                        changes.directories.append(target)
                     target = made[target.casefold()]
             if isinstance(content, bytes):
                 file = staging / f"{index}"
@@ -125,9 +148,10 @@ def _commands(
                 os.close(open_source(content))
                 file = content
             commands.append(Add(file, target, flags=AddFlags.DEREFERENCE))
+            changes.files.append(target)
     except OSError as error:
         raise TargetIOError(f"{staging}: {error.strerror}") from error
-    return commands
+    return changes
 
 
 def _check_size(volume: Path, facts: ImageFacts) -> None:

@@ -2,11 +2,13 @@
 """An image with files added in memory, judged by wimlib-imagex's capture, ntfs-3g and ntfsfix."""
 
 import hashlib
+import io
 import os
 import subprocess
 import threading
 
 import pytest
+from dissect.ntfs.secure import SecurityDescriptor
 
 from mediamaker.errors import (
     SourceError,
@@ -99,6 +101,14 @@ def test_files_are_added_and_replaced_and_left_out(tmp_path, image):
         assert (root / "Recovery/OEM").stat().st_mtime_ns == TIME_NS
         assert (root / "unattend.xml").stat().st_mtime_ns == TIME_NS
         assert listing(root / "Recovery") == ["OEM"]
+        # What is added is for SYSTEM and the administrators only, as icacls would show:
+        # owner and group, then what each may do.
+        for name in ("Recovery", "Recovery/OEM", "Recovery/OEM/other.bin", "unattend.xml"):
+            assert grants(root / name) == {("S-1-5-18", 0x1F01FF), ("S-1-5-32-544", 0x1F01FF)}
+        assert grants(recovery / "ReAgent.xml") == grants(root / "unattend.xml")
+        # What is made in the new directory later inherits it.
+        flags = SecurityDescriptor(io.BytesIO(read_acl(root / "Recovery"))).dacl.ace
+        assert all(int(ace.header.AceFlags) == 3 for ace in flags)
     # Everything else is as in the image.
     shown = blocks(recaptured(volume))
     expected = blocks(detailed(image))
@@ -108,6 +118,17 @@ def test_files_are_added_and_replaced_and_left_out(tmp_path, image):
     added = {"/Recovery", "/Recovery/OEM", "/Recovery/OEM/ResetConfig.xml"}
     added |= {"/Recovery/OEM/other.bin", "/unattend.xml"}
     assert changed == {f"/{WINRE}", "/" + "/".join(REAGENT)} | added
+
+
+def read_acl(path):
+    return os.getxattr(path, "system.ntfs_acl")
+
+
+def grants(path):
+    """Who may do what, in dissect's words."""
+    descriptor = SecurityDescriptor(io.BytesIO(read_acl(path)))
+    assert descriptor.owner == "S-1-5-32-544"
+    return {(ace.sid, ace.mask) for ace in descriptor.dacl.ace}
 
 
 def blocks(text):
@@ -222,6 +243,7 @@ def test_on_a_held_block_device(tmp_path, image):
                 image_facts([image], 1),
                 path.__class__(device),
                 scratch=tmp_path,
+                extra_files={("Users", "Ünïcode name"): b"x"},
                 is_held=True,
                 on_event=ignore_event,
             )
@@ -229,4 +251,30 @@ def test_on_a_held_block_device(tmp_path, image):
             os.close(held)
     finally:
         subprocess.run(["losetup", "--detach", device], check=True)
-    assert recaptured(path) == detailed(image)
+    shown, expected = blocks(recaptured(path)), blocks(detailed(image))
+    added = shown.pop("/Users/Ünïcode name")
+    assert shown == expected
+    assert "Security Descriptor" in added
+
+
+@pytest.mark.parametrize("has_namespaces", [True, False])
+def test_without_root(tmp_path, image, monkeypatch, has_namespaces):
+    """As for a user whose own files these are: nothing is mounted, no privilege is used."""
+    volume = make_target(tmp_path / "v.img")
+    if not has_namespaces:
+        program = tmp_path / "unshare"
+        program.write_text("#!/bin/sh\necho unshare failed: Operation not permitted >&2\nexit 1\n")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    result = apply([image], volume, extra_files={("unattend.xml",): b"secret"})
+    monkeypatch.undo()
+    with mounted(volume, tmp_path / "m") as root:
+        who = {sid for sid, _ in grants(root / "unattend.xml")}
+    if has_namespaces:
+        assert (who, result.warnings) == ({"S-1-5-18", "S-1-5-32-544"}, ())
+    else:
+        assert who == {"S-1-1-0"}
+        (warning,) = result.warnings
+        assert "every user of the installed Windows may change /unattend.xml" in warning
+        assert "Operation not permitted" in warning
