@@ -87,7 +87,7 @@ class OverlayStore:
     def _set_bits(self) -> Iterator[int]:
         for at in range(0, len(self._map), _SCAN_SIZE):
             chunk = self._map[at : at + _SCAN_SIZE]
-            if not any(chunk):
+            if chunk.count(0) == len(chunk):
                 continue
             for index, byte in enumerate(chunk, at):
                 if byte:

@@ -133,7 +133,14 @@ def prepare_recovery(
         }
         with open_overlay(descriptor, disk_size, views) as overlay:
             work = _Work(before, overlay, found, request)
-            yield work.run(on_event, cancel)
+            try:
+                prepared = work.run(on_event, cancel)
+            except OSError as error:
+                raise ToolError(
+                    f"scratch files for {path}: {error.strerror or error}",
+                    hint="set TMPDIR to a folder with room for what changes, 2 GiB or more",
+                ) from error
+            yield prepared
     finally:
         os.close(descriptor)
 
