@@ -391,8 +391,14 @@ def _parse_header(document: Any) -> UndoHeader:
         for field in fields(UndoHeader)
         if field.name not in {"identity", "changes"}
     }
+    for name, value in values.items():
+        wanted = int if name.endswith(("_offset", "_size")) else str
+        if type(value) is not wanted or (isinstance(value, int) and value < 0):
+            raise ValueError(f"{name} is {value!r}")
     header = UndoHeader(identity=identity, changes=changes, **values)
     sector_size = identity.sector_size
+    if type(identity.size) is not int or type(identity.is_device) is not bool:
+        raise ValueError("its identity has values of other types")
     if sector_size not in {512, 1024, 2048, 4096}:
         raise ValueError(f"a sector size of {sector_size}")
     for change in changes:

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import threading
 import time
 from dataclasses import replace
 
@@ -233,6 +234,40 @@ def test_every_damaged_byte_of_the_file_is_noticed(rig, tmp_path):
         UndoFile(tmp_path / "missing")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"data_offset": "x"},
+        {"data_offset": -1},
+        {"data_size": 1},
+        {"digests_size": 0},
+        {"what": 5},
+        {"ranges": 5},
+        {"ranges": [[1, 2, 3]]},
+        {"ranges": [[0, 511, 1, "x"]]},
+        {"ranges": [[-512, 512, 1, "x"]]},
+        {"ranges": [[SIZE, 512, 1, "x"]]},
+        {"ranges": [[0, 512, 9, "x"]]},
+        {"ranges": [["a", "b", "c", "d"]]},
+        {"identity": {}},
+        {"identity": {"is_device": False, "size": "x", "sector_size": 512}},
+        {"identity": {"is_device": False, "size": SIZE, "sector_size": 0}},
+        None,
+    ],
+)
+def test_a_header_that_makes_no_sense_is_refused(rig, tmp_path, change):
+    """With a digest that is right: somebody made it so."""
+    _, line, _ = rig.undo_path.read_bytes().split(b"\n", 2)
+    document = json.loads(line) | change if change is not None else []
+    line = json.dumps(document).encode() + b"\n"
+    made = tmp_path / "made.undo"
+    digest = hashlib.sha256(line).hexdigest().encode()
+    made.write_bytes(b"mediamaker-undo 1\n" + line + digest + b"\n" + bytes(100_000))
+    with pytest.raises(FormatError, match=r"made\.undo"):
+        UndoFile(made)
+
+
 def test_the_file_is_as_documented(rig):
     """Read by hand, as the docstring says, without a line of ours."""
     data = rig.undo_path.read_bytes()
@@ -279,3 +314,20 @@ def test_one_writer_at_a_time(rig):
     with rig.open(), pytest.raises(TargetRefusedError, match="locked"):
         rig.open()
     assert Change(0, 512, "x", Step.TABLE).end == 512
+
+
+def test_ctrl_c_says_what_is_left_and_undo_restores(rig):
+    cancel = threading.Event()
+
+    class Interrupting(FailingDisk):
+        def pwrite(self, offset, buffer):
+            cancel.set()
+            return super().pwrite(offset, buffer)
+
+    with Interrupting.open(rig.path, sector_size=SECTOR, writable=True) as disk:
+        with pytest.raises(KeyboardInterrupt) as caught:
+            write_changes(rig.changes, rig.store.pread, disk, meter=meter(), cancel=cancel)
+        assert "undo" in caught.value.__notes__[0]
+        assert rig.path.read_bytes() != rig.old
+        rig.undo(disk)
+    assert rig.path.read_bytes() == rig.old
