@@ -250,6 +250,30 @@ def make_4kn_disk(directory: Path, wim: Path) -> ManagerDisk:
     return _make_disk(directory, "uefi", wim, _Layout(starts, sizes, _DISK_SIZE + more, 4096))
 
 
+def make_vhd_disk(directory: Path, firmware: Firmware, wim: Path) -> ManagerDisk:
+    r"""As :func:`make_disk`, but its Windows is in \vhd\windows.vhd on the Windows partition."""
+    inside, folder = directory.with_name("inside"), directory.with_name("holder")
+    inside.mkdir()
+    (folder / "vhd").mkdir(parents=True)
+    raw, size = inside / "raw", 72 * MIB
+    layout = _Layout({"windows": MIB}, {"windows": size}, size + 2 * MIB)
+    with raw.open("xb") as file:
+        file.truncate(layout.disk_size)
+    lines = f"label: dos\nstart={MIB // 512}, size={size // 512}, type=7\n"
+    run("sfdisk", "--quiet", "--no-reread", raw, given=lines)
+    _splice(raw, MIB, _make_ntfs(inside, "windows", wim, layout))
+    options = "subformat=fixed,force_size=on"
+    vhd = folder / "vhd/windows.vhd"
+    run("qemu-img", "convert", "-f", "raw", "-O", "vpc", "-o", options, raw, vhd)
+    holder = directory.with_name("holder.wim")
+    run("wimlib-imagex", "capture", folder, holder, "--no-acls", "--compress=XPRESS")
+    outer = _Layout(_STARTS, _SIZES, _DISK_SIZE)
+    disk = _make_disk(directory, firmware, wim, outer, windows=holder)
+    if firmware == "bios":
+        patch_disk(disk.path, 0, (BOOTFILES / "mbr.bin").read_bytes()[:440])
+    return disk
+
+
 @dataclass(frozen=True, slots=True)
 class _Layout:
     starts: Mapping[str, int]
@@ -258,7 +282,14 @@ class _Layout:
     sector_size: int = 512
 
 
-def _make_disk(directory: Path, firmware: Firmware, wim: Path, layout: _Layout) -> ManagerDisk:
+def _make_disk(
+    directory: Path,
+    firmware: Firmware,
+    wim: Path,
+    layout: _Layout,
+    *,
+    windows: Path | None = None,
+) -> ManagerDisk:
     directory.mkdir(parents=True)
     path = directory / "disk.img"
     with path.open("xb") as file:
@@ -273,7 +304,7 @@ def _make_disk(directory: Path, firmware: Firmware, wim: Path, layout: _Layout) 
     (recovery / "boot.sdi").write_bytes(content.ramdisk_image())
     tree = directory / "recovery.wim"
     run("wimlib-imagex", "capture", directory / "recovery", tree, "--no-acls", "--compress=none")
-    for role, image in (("windows", wim), ("recovery", tree)):
+    for role, image in (("windows", windows or wim), ("recovery", tree)):
         _splice(path, layout.starts[role], _make_ntfs(directory, role, image, layout))
     disk = ManagerDisk(path, firmware, layout.sector_size)
     return disk.put_store(installed_store(firmware).pack())

@@ -26,6 +26,7 @@ from mediamaker.plan.boot_store import (
     portable_store,
     register_recovery,
     unregister_recovery,
+    vhd_store,
 )
 
 TOKEN, WINRE_TOKEN = "stores-1", "stores-re"
@@ -183,6 +184,30 @@ def test_a_portable_system_that_looks_for_itself(ask, firmware):
     assert ask(portable_store(firmware, kind="locate", ids=IDS)) == WINDOWS
     # On the boot manager's own volume there is no Windows here.
     assert ask(portable_store(firmware, kind="boot", ids=IDS)).startswith("MM-BCD-ERROR: no loader")
+
+
+def test_a_windows_inside_of_a_virtual_disk(program, wim, firmware, references, tmp_path, out_dir):
+    disk = md.make_vhd_disk(tmp_path / "disk", firmware, wim)
+
+    def said_for(role, path):
+        store = vhd_store(
+            firmware=firmware,
+            system=references["system"],
+            vhd_on=references[role],
+            vhd_path=path,
+            ids=IDS,
+        )
+        return verdict(md.ask_host_manager(program, disk.put_store(pack_store(store))))
+
+    gone = "MM-BCD-ERROR: the virtual disk's file is not there"
+    assert said_for("windows", r"\vhd\other.vhd") == gone
+    assert said_for("recovery", r"\vhd\windows.vhd") == gone
+    no_vhd = "MM-BCD-ERROR: the virtual disk's file is no VHD"
+    assert said_for("recovery", r"\Recovery\WindowsRE\Winre.wim") == no_vhd
+    assert said_for("windows", r"\vhd\windows.vhd") == WINDOWS
+    if firmware == "bios":
+        with Qemu(out_dir, f"file={disk.path},format=raw,if=ide") as machine:
+            assert verdict(machine.wait_serial("MM-BCD-END", timeout=60)) == WINDOWS
 
 
 def test_under_firmware(disk, firmware, installed, references, out_dir):

@@ -29,7 +29,7 @@ TOKEN_SIZE_MAX = 32
 
 MANAGER = HERE / "boot_manager"
 _MANAGER_PARTS = (
-    "text", "disks", "ntfs", "fat", "files", "hive", "store", "device", "loader", "manager"
+    "text", "disks", "ntfs", "fat", "files", "hive", "store", "device", "loader", "vhd", "manager"
 )  # fmt: skip
 # Without the last option memset's own loop would be compiled into a call of memset.
 _UEFI_COMPILE = shlex.split(

@@ -4,6 +4,7 @@
 #include "manager.h"
 
 enum { RAMDISK = 0, BOOT = 5, PARTITION = 6, LOCATE = 8, LOCAL_RAMDISK = 3, FILE_PATH = 5 };
+enum { LOCAL_FILE = 5, LOCAL_VHD = 6, LOCATE_SIZE = 0x1E, VHD_FILE = 0x28, FILE_PARENT = 0x20 };
 enum { STYLE_GPT = 0, STYLE_MBR = 1, SIZE_FIXED = 0x48 };
 
 static const uint8_t no_bytes[32];
@@ -64,21 +65,30 @@ static int resolve_mbr(uint64_t offset, uint32_t signature, volume *found)
                              : "no disk has this signature");
 }
 
-static int locate(const char16 *path, volume *found)
+static int locate_on(unsigned disk, const char16 *path, volume *found)
 {
     file opened;
+    const table *in = disk_table(disk);
+    for (unsigned index = 0; index < in->partition_count; index++) {
+        const partition *at = &in->partitions[index];
+        if (open_volume(found, disk, at->offset, at->size) == OK &&
+            open_file(found, path, &opened) == OK)
+            return open_partition(at, found);
+    }
+    return NOT_FOUND;
+}
+
+/* On any disk, or on the virtual one only. */
+static int locate(const char16 *path, int is_virtual, volume *found)
+{
     say("  locate ");
     put_path(path);
     end_line();
-    for (unsigned disk = 0; disk < disk_count(); disk++) {
-        const table *in = disk_table(disk);
-        for (unsigned index = 0; index < in->partition_count; index++) {
-            const partition *at = &in->partitions[index];
-            if (open_volume(found, disk, at->offset, at->size) == OK &&
-                open_file(found, path, &opened) == OK)
-                return open_partition(at, found);
-        }
-    }
+    if (is_virtual && locate_on(VIRTUAL_DISK, path, found) == OK)
+        return OK;
+    for (unsigned disk = 0; !is_virtual && disk < disk_count(); disk++)
+        if (locate_on(disk, path, found) == OK)
+            return OK;
     return bad("no partition has the path to locate");
 }
 
@@ -94,6 +104,35 @@ static int copy_path(const uint8_t *bytes, uint32_t size, char16 *path)
             return bad("a path in a device ends before its place");
     }
     return OK;
+}
+
+static int resolve_descriptor(const store *from, key object, const uint8_t *at, uint32_t room,
+                              volume *boot, volume *found);
+
+/* Type 0, of a virtual disk, whose only content is the descriptor of a file. */
+static int open_vhd(const store *from, key object, const uint8_t *at, uint32_t room, volume *boot)
+{
+    char16 path[PATH_MAX16];
+    volume holder;
+    const uint8_t *inner = at + VHD_FILE;
+    if (room < VHD_FILE + FILE_PARENT + 0x18 || get32(at) != 0 || get32(at + 8) != room ||
+        get32(at + 0x10) != LOCAL_VHD || !same_bytes(at + 0x14, no_bytes, 20))
+        return bad("a parent that is no virtual disk");
+    uint32_t size = room - VHD_FILE;
+    if (get32(inner) != 0 || get32(inner + 8) != size || get32(inner + 0x10) != LOCAL_FILE ||
+        get32(inner + 0x18) != size - 0x14 || get32(inner + 0x1C) != FILE_PATH)
+        return bad("a virtual disk without its file");
+    uint32_t parent_size = get32(inner + FILE_PARENT + 8);
+    if (parent_size < 0x18 || parent_size > size - FILE_PARENT)
+        return bad("a virtual disk with an impossible parent");
+    if (copy_path(inner + FILE_PARENT + parent_size, size - FILE_PARENT - parent_size, path) != OK)
+        return BAD;
+    say("  vhd ");
+    put_path(path);
+    end_line();
+    if (resolve_descriptor(from, object, inner + FILE_PARENT, parent_size, boot, &holder) != OK)
+        return BAD;
+    return open_virtual_disk(&holder, path);
 }
 
 static int resolve_descriptor(const store *from, key object, const uint8_t *at, uint32_t room,
@@ -124,13 +163,18 @@ static int resolve_descriptor(const store *from, key object, const uint8_t *at, 
         return bad("a partition of an unknown style");
     case LOCATE:
         if (get32(at + 0x10) == 0) {
+            uint32_t parent = get32(at + 0x18);
+            if (parent && (parent != LOCATE_SIZE || size < LOCATE_SIZE + VHD_FILE))
+                return bad("a locate device with an impossible parent");
+            if (parent && open_vhd(from, object, at + parent, size - parent, boot) != OK)
+                return BAD;
             if (element_text(from, object, get32(at + 0x14), path) != OK)
                 return bad("no element with the path to locate");
-            return locate(path, found);
+            return locate(path, parent != 0, found);
         }
         if (size < 0x20 || copy_path(at + 0x1C, size - 0x1C, path) != OK)
             return bad("a locate device without a path");
-        return locate(path, found);
+        return locate(path, 0, found);
     default:
         return bad("a kind of device that this program does not know");
     }

@@ -15,7 +15,17 @@ static struct {
     uint8_t *data;
 } slots[SLOTS];
 static unsigned next_slot;
-static table tables[DISKS_MAX];
+static table tables[DISKS_MAX + 1];
+
+static uint64_t size_of(unsigned disk)
+{
+    return disk == VIRTUAL_DISK ? virtual_disk_size() : disk_size(disk);
+}
+
+static uint32_t shift_of(unsigned disk)
+{
+    return disk == VIRTUAL_DISK ? 9 : disk_sector_shift(disk);
+}
 
 static uint8_t *read_window(unsigned disk, uint64_t start)
 {
@@ -43,8 +53,10 @@ static uint8_t *read_window(unsigned disk, uint64_t start)
 int read_bytes(unsigned disk, uint64_t offset, uint64_t size, void *buffer)
 {
     uint8_t *to = buffer;
-    if (offset + size < offset || offset + size > disk_size(disk))
+    if (offset + size < offset || offset + size > size_of(disk))
         return bad("a read past the end of the disk");
+    if (disk == VIRTUAL_DISK)
+        return read_virtual_disk(offset, size, buffer);
     while (size) {
         uint64_t start = offset & ~(uint64_t)(WINDOW - 1);
         uint32_t skipped = (uint32_t)(offset - start), count = WINDOW - skipped;
@@ -64,7 +76,7 @@ int read_bytes(unsigned disk, uint64_t offset, uint64_t size, void *buffer)
 static partition *add_partition(unsigned disk, unsigned number, uint64_t lba, uint64_t sectors)
 {
     table *into = &tables[disk];
-    uint32_t shift = disk_sector_shift(disk);
+    uint32_t shift = shift_of(disk);
     if (into->partition_count == PARTITIONS_MAX)
         return 0;
     partition *added = &into->partitions[into->partition_count++];
@@ -77,7 +89,7 @@ static partition *add_partition(unsigned disk, unsigned number, uint64_t lba, ui
 
 static int read_gpt_at(unsigned disk, uint64_t lba, uint64_t other_lba)
 {
-    uint32_t shift = disk_sector_shift(disk);
+    uint32_t shift = shift_of(disk);
     uint8_t header[512], entry[128];
     static const uint8_t unused[16];
     table *into = &tables[disk];
@@ -120,7 +132,7 @@ static int read_gpt_at(unsigned disk, uint64_t lba, uint64_t other_lba)
 
 static int read_gpt(unsigned disk)
 {
-    uint64_t last = (disk_size(disk) >> disk_sector_shift(disk)) - 1;
+    uint64_t last = (size_of(disk) >> shift_of(disk)) - 1;
     uint8_t guid[16];
     /* Both copies must be whole; the first one is used. */
     if (read_gpt_at(disk, last, 1) != OK)
@@ -139,7 +151,7 @@ static int read_logical(unsigned disk, uint64_t extended)
     uint8_t sector[512];
     uint64_t at = extended;
     for (unsigned number = 5; number < 60; number++) {
-        if (read_bytes(disk, at << disk_sector_shift(disk), sizeof sector, sector) != OK)
+        if (read_bytes(disk, at << shift_of(disk), sizeof sector, sector) != OK)
             return BAD;
         if (get16(sector + 510) != 0xAA55)
             return bad("a link of the extended partition without its signature");
@@ -190,31 +202,36 @@ static int read_mbr(unsigned disk)
     return OK;
 }
 
+int read_table(unsigned disk)
+{
+    table *into = &tables[disk];
+    into->partitions = allocate(PARTITIONS_MAX * sizeof(partition));
+    if (!into->partitions)
+        return bad("out of memory");
+    int status = read_mbr(disk);
+    say(disk == VIRTUAL_DISK ? "virtual disk " : "disk ");
+    put_decimal(disk);
+    if (status != OK) {
+        put(status == BAD ? " damaged: " : " ");
+        put(reason);
+        into->partition_count = 0;
+    } else if (into->is_gpt) {
+        put(" gpt ");
+        put_guid(into->guid);
+    } else {
+        put(" mbr signature 0x");
+        put_hex(into->signature, 8);
+    }
+    put(" partitions ");
+    put_decimal(into->partition_count);
+    end_line();
+    return status;
+}
+
 void read_tables(void)
 {
-    for (unsigned disk = 0; disk < disk_count(); disk++) {
-        table *into = &tables[disk];
-        into->partitions = allocate(PARTITIONS_MAX * sizeof(partition));
-        if (!into->partitions)
-            return;
-        int status = read_mbr(disk);
-        say("disk ");
-        put_decimal(disk);
-        if (status != OK) {
-            put(status == BAD ? " damaged: " : " ");
-            put(reason);
-            into->partition_count = 0;
-        } else if (into->is_gpt) {
-            put(" gpt ");
-            put_guid(into->guid);
-        } else {
-            put(" mbr signature 0x");
-            put_hex(into->signature, 8);
-        }
-        put(" partitions ");
-        put_decimal(into->partition_count);
-        end_line();
-    }
+    for (unsigned disk = 0; disk < disk_count(); disk++)
+        read_table(disk);
 }
 
 const table *disk_table(unsigned disk)

@@ -21,6 +21,7 @@ typedef uint16_t char16;
 
 enum { OK, NOT_FOUND, BAD };
 enum { PATH_MAX16 = 300, DISKS_MAX = 8, PARTITIONS_MAX = 128 };
+enum { VIRTUAL_DISK = DISKS_MAX }; /* the content of a VHD file, after the firmware's disks */
 
 /* ---- what a platform gives ---- */
 extern int is_uefi;
@@ -69,9 +70,10 @@ typedef struct {
 
 int read_bytes(unsigned disk, uint64_t offset, uint64_t size, void *buffer);
 void read_tables(void); /* says what it finds */
+int read_table(unsigned disk);
 const table *disk_table(unsigned disk);
 
-/* ---- ntfs.c, fat.c, files.c ---- */
+/* ---- ntfs.c, fat.c, files.c; vhd.c ---- */
 typedef struct {
     uint64_t vcn, lcn, count;
 } run;
@@ -112,6 +114,9 @@ int open_volume(volume *opened, unsigned disk, uint64_t offset, uint64_t size);
 int open_file(volume *from, const char16 *path, file *opened);
 int read_file(file *from, uint64_t offset, uint64_t size, void *buffer);
 int read_whole(volume *from, const char16 *path, uint64_t size_max, uint8_t **data, uint64_t *size);
+int open_virtual_disk(const volume *from, const char16 *path); /* a fixed VHD, with its table */
+uint64_t virtual_disk_size(void);
+int read_virtual_disk(uint64_t offset, uint64_t size, void *buffer);
 int crc_file(file *from, uint64_t zeroed_offset, uint32_t *crc); /* 4 bytes there count as 0 */
 
 int open_ntfs(volume *opened, const uint8_t *boot_sector);
