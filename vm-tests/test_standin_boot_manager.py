@@ -5,6 +5,7 @@ Whatever is wrong with a store or a disk must end in MM-BCD-ERROR and no token. 
 the boot manager's C as a Linux program; firmware runs enough of it to show that it is the same.
 """
 
+import random
 import subprocess
 import uuid
 from pathlib import Path
@@ -345,6 +346,25 @@ def test_real_stores_are_read_as_dissect_reads_them(program, path):
                 data = bytes(value.data).hex()
                 expected.append(f"element {element.name.lower()} type {value.type} {data}")
     assert done.stdout.splitlines() == expected
+
+
+def test_mutants_are_read_or_refused_without_a_stray_access(program, tmp_path):
+    # gcc's sanitizers watch; a header's checksum covers no byte behind it.
+    rng, packed, path = random.Random(4), md.installed_store("uefi").pack(), tmp_path / "mutant"
+    verdicts = set()
+    for _ in range(150):
+        mutant = bytearray(packed)
+        for _ in range(rng.choice([1, 4, 40])):
+            at = rng.randrange(4096, len(mutant))
+            mutant[at] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
+        path.write_bytes(mutant)
+        done = subprocess.run(
+            [program, "store", path], capture_output=True, check=False,
+            env={"ASAN_OPTIONS": "detect_leaks=0:exitcode=99"},
+        )  # fmt: skip
+        assert not done.stderr, done.stderr
+        verdicts.add(done.returncode)
+    assert verdicts == {0, 1}
 
 
 def boot(disk, work_dir, *, timeout):
