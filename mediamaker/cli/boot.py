@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""``mediamaker boot``: start the very bytes of a target in QEMU, and keep what was seen."""
+"""``mediamaker boot``: start a disk in QEMU, written or only planned, and keep what was seen.
+
+A target's very bytes are started; a plan or source is served over NBD from where its bytes lie.
+With ``--trace`` every read becomes a file's name, for all three.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +12,19 @@ import os
 import time
 from pathlib import Path
 
+from mediamaker.cli.boot_subject import SubjectKind, open_subject
 from mediamaker.cli.options import (
-    add_sector_size_option,
-    check_sector_size_option,
-    image_sector_size,
+    add_image_options,
+    add_media_options,
+    add_seed_option,
     parse_seconds,
     size_argument,
 )
 from mediamaker.cli.output import Output
-from mediamaker.devices.target import is_block_device, open_for_reading
 from mediamaker.errors import ExitCode
 from mediamaker.units import MIB
 from mediamaker.vm.boot import BootResult, boot_target
+from mediamaker.vm.boot_trace import report_trace
 from mediamaker.vm.disk import Bus
 from mediamaker.vm.firmware import Firmware
 from mediamaker.vm.machine import MachineEvent
@@ -27,7 +32,21 @@ from mediamaker.vm.machine import MachineEvent
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("target", type=Path, metavar="TARGET", help="block device or image file")
+    parser.add_argument(
+        "target",
+        type=Path,
+        metavar="TARGET|PLAN|SOURCE",
+        help="block device or image file; the JSON of `plan --out`; or an ISO or folder: what "
+        "was never written is booted from its sources, nothing is copied",
+    )
+    parser.add_argument(
+        "--as",
+        dest="take_as",
+        type=SubjectKind,
+        choices=list(SubjectKind),
+        metavar="|".join(SubjectKind),
+        help="take the first argument for this (default: by what it is)",
+    )
     parser.add_argument(
         "--firmware",
         required=True,
@@ -66,24 +85,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="memory of the machine (default: 1GiB)",
     )
-    add_sector_size_option(parser)
+    parser.add_argument(
+        "--trace",
+        action="store_true",
+        help="tell which files firmware and loaders read, in which order, how much of each, and "
+        "how far the boot came by that",
+    )
+    add_media_options(parser)
+    add_seed_option(parser)
+    add_image_options(parser, default_size="auto: the smallest that fits")
 
 
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Boot, say what was seen, and whether it proves anything."""
     directory = args.screenshot or _state_directory(args.target)
-    result = boot_target(
-        args.target,
-        args.firmware,
-        bus=args.bus,
-        expect=args.expect,
-        timeout=args.timeout,
-        directory=directory,
-        memory_size=args.memory,
-        logical_sector_size=_sector_size(args),
-        on_event=lambda event: _tell(event, output),
-    )
-    output.event("boot", **_to_json(result))
+    with open_subject(args, output) as subject:
+        result = boot_target(
+            args.target,
+            args.firmware,
+            bus=args.bus,
+            expect=args.expect,
+            timeout=args.timeout,
+            directory=directory,
+            memory_size=args.memory,
+            logical_sector_size=subject.sector_size,
+            on_event=lambda event: _tell(event, output),
+            server=subject.server,
+        )
+        if args.trace and subject.server is not None and subject.map_disk is not None:
+            report = report_trace(subject.server, subject.map_disk(), result)
+            output.event("boot_trace", **report.to_json())
+            output.result(report.show())
+    output.event("boot", **_to_json(result), booted=subject.kind.value, plan_id=subject.plan_id)
     output.result(_show(result, has_expectation=args.expect is not None))
     return ExitCode.DONE if result.proven else ExitCode.BOOT_NOT_PROVEN
 
@@ -94,15 +127,6 @@ def _tell(event: MachineEvent, output: Output) -> None:
         seconds=round(event.seconds, 3),
     )  # fmt: skip
     output.note(f"  {event.kind}: {event.text}")
-
-
-def _sector_size(args: argparse.Namespace) -> int:
-    """A device says it itself."""
-    check_sector_size_option(args, is_device=is_block_device(args.target))
-    if not is_block_device(args.target):
-        return image_sector_size(args)
-    with open_for_reading(args.target) as target:
-        return target.logical_sector_size
 
 
 def _state_directory(target: Path) -> Path:

@@ -71,8 +71,8 @@ VERBS = (
     ),
     Verb(
         "boot",
-        "boot a disk or image file in QEMU without ever writing to it",
-        "mediamaker boot stick.img --firmware uefi --expect 'Windows Setup'",
+        "boot a disk, image file, plan, ISO or folder in QEMU; nothing is written or copied",
+        "mediamaker boot Win11.iso --firmware uefi --trace",
     ),
     Verb(
         "devices",

@@ -19,6 +19,7 @@ from mediamaker.units import MIB, format_size
 from mediamaker.vm.disk import Bus, Disk
 from mediamaker.vm.firmware import Firmware
 from mediamaker.vm.machine import Machine, MachineEvent
+from mediamaker.vm.nbd import NbdServer
 from mediamaker.vm.screen import find_line
 
 _POLL_PERIOD = 1.0
@@ -85,21 +86,24 @@ def boot_target(
     cpus: int = 1,
     logical_sector_size: int = 512,
     on_event: Callable[[MachineEvent], None] | None = None,
+    server: NbdServer | None = None,
 ) -> BootResult:
     """Start the bytes at ``path`` and watch until ``expect`` is seen, or nothing is left to see.
 
-    The target is never written. The watch ends when ``expect`` appears; at a line in which
-    firmware or a loader gives up; when the machine goes off or resets time and again; without
-    ``expect`` when the screen has been still and the disk idle for ``still_for`` seconds; and
-    after ``timeout`` seconds. A screenshot is taken at the end.
+    With a ``server``, the disk is what that serves, and ``path`` only what it is called. The
+    target is never written. The watch ends when ``expect`` appears; at a line in which firmware
+    or a loader gives up; when the machine goes off or resets time and again; without ``expect``
+    when the screen has been still and the disk idle for ``still_for`` seconds; and after
+    ``timeout`` seconds. A screenshot is taken at the end.
 
     Raises:
         TargetRefusedError: the target can't be read.
+        MediaError: what ``server`` serves could not be read, so that nothing is proven.
         ToolError: QEMU or the firmware is missing, or QEMU failed.
     """
     if expect is not None and not expect.strip():
         raise UsageError("an empty text is on every screen", hint="name a text with --expect")
-    disk = Disk(path, bus, logical_sector_size=logical_sector_size)
+    disk = Disk(path, bus, logical_sector_size=logical_sector_size, server=server)
     with Machine(
         label or f"boot-{firmware.value}-{bus.value}",
         [disk],
@@ -111,6 +115,8 @@ def boot_target(
     ) as machine:
         sight = _watch(machine, expect, timeout=timeout, still_for=still_for)
         machine.screenshot("end")
+        if server is not None and server.error is not None and not sight.proven:
+            raise server.error
         bytes_read = machine.block_stats().bytes_read
         # QEMU does not count what is read from its SD card.
         counted = "" if bus is Bus.SD else f"; {format_size(bytes_read)} were read from the disk"
