@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from mediamaker.errors import FormatError, TargetRefusedError, TargetTooSmallError, ToolError
+from mediamaker.errors import FormatError, TargetTooSmallError, ToolError
 from mediamaker.execute.interrupts import check_cancelled
 from mediamaker.execute.progress import OnEvent, ProgressMeter, ignore_event
 from mediamaker.formats.bcd import pack_store
@@ -31,8 +31,6 @@ from mediamaker.formats.reagent import (
     pack_reagent,
     parse_reagent,
 )
-from mediamaker.formats.sdi import parse_sdi
-from mediamaker.formats.wim import HEADER_SIZE, parse_wim_header
 from mediamaker.install.changes import Change, Region, Step, find_changes, write_changes
 from mediamaker.install.disk_file import ChangeableDisk, WindowsDiskIdentity, open_plain
 from mediamaker.install.fat_files import FatFiles
@@ -46,6 +44,7 @@ from mediamaker.install.partition_table import (
     edit_table,
 )
 from mediamaker.install.recovery_check import REAGENT_PATH, RecoveryReport, check_recovery
+from mediamaker.install.recovery_sources import find_boot_sdi, find_winre
 from mediamaker.install.recovery_target import check_disk, find_loader
 from mediamaker.install.recovery_volume import (
     VOLUME_LABEL,
@@ -55,8 +54,8 @@ from mediamaker.install.recovery_volume import (
 )
 from mediamaker.install.tools import run_tool
 from mediamaker.install.undo import check_undo_place, write_undo
-from mediamaker.install.windows_disk import BootStore, WindowsDisk, read_whole
-from mediamaker.plan.boot_store import RECOVERY_WIM, BootIds, register_recovery
+from mediamaker.install.windows_disk import BootStore, WindowsDisk
+from mediamaker.plan.boot_store import BootIds, register_recovery
 from mediamaker.units import GIB, MIB, align_down, align_up, format_size
 
 SIZE_MIN_DEFAULT: Final = 1024 * MIB
@@ -64,10 +63,6 @@ FREE_SIZE_DEFAULT: Final = 320 * MIB
 OVERHEAD_SIZE: Final = 12 * MIB
 """What NTFS itself takes of a small volume, with room to spare."""
 
-_STAGED_WIM = "\\Windows\\System32\\Recovery\\Winre.wim"
-_STAGED_SDI = ("\\Windows\\Boot\\DVD\\EFI\\boot.sdi", "\\Windows\\Boot\\DVD\\PCAT\\boot.sdi")
-_SDI_SIZE_MAX = 64 * MIB
-_COPY_SIZE = 4 * MIB
 _MARGIN_MAX = GIB
 
 
@@ -210,8 +205,11 @@ class _Work:
 
     def run(self, on_event: OnEvent, cancel: threading.Event | None) -> PreparedRecovery:
         request, windows, before = self._request, self._windows, self._before
-        winre = self._find_winre(cancel)
-        sdi = self._find_sdi()
+        winre = find_winre(
+            request.winre, self._files, self._what, scratch=self._overlay.scratch, cancel=cancel
+        )
+        is_uefi = self._boot_store.firmware == "uefi"
+        sdi = find_boot_sdi(request.boot_sdi, self._files, self._what, is_uefi=is_uefi)
         winre_size = winre.stat().st_size
         size = self._recovery_size(winre_size + len(sdi))
         start, windows_size = self._place(size)
@@ -281,53 +279,6 @@ class _Work:
 
     def _view(self, entry: TableEntry) -> Path:
         return self._overlay.path(f"partition-{entry.number}")
-
-    def _find_winre(self, cancel: threading.Event | None) -> Path:
-        path = self._request.winre
-        if path is None:
-            found = self._files.find(_STAGED_WIM)
-            if found is None:
-                raise TargetRefusedError(
-                    f"{self._what}: has no {_STAGED_WIM}",
-                    hint="name one with --winre FILE (it is in install.wim under that path)",
-                )
-            path = self._overlay.scratch / RECOVERY_WIM
-            with path.open("wb") as file:
-                for offset in range(0, found.size, _COPY_SIZE):
-                    check_cancelled(cancel)
-                    file.write(self._files.read(found, offset, _COPY_SIZE))
-        try:
-            with path.open("rb") as file:
-                header = parse_wim_header(file.read(HEADER_SIZE), what=str(path))
-        except OSError as error:
-            raise FormatError(f"{path}: can't be read: {error.strerror}") from error
-        if not header.boot_index:
-            raise FormatError(
-                f"{path} has no boot image: WinRE could not be started from it",
-                hint="mediamaker wim set FILE:1 --boot makes image 1 the one",
-            )
-        return path
-
-    def _find_sdi(self) -> bytes:
-        path = self._request.boot_sdi
-        if path is not None:
-            try:
-                with path.open("rb") as file:
-                    data = file.read(_SDI_SIZE_MAX)
-            except OSError as error:
-                raise FormatError(f"{path}: can't be read: {error.strerror}") from error
-            parse_sdi(data, file_size=len(data), what=str(path))
-            return data
-        wanted = _STAGED_SDI if self._boot_store.firmware == "uefi" else _STAGED_SDI[::-1]
-        for name in wanted:
-            if self._files.find(name) is not None:
-                data = read_whole(self._files, name, _SDI_SIZE_MAX)
-                parse_sdi(data, file_size=len(data), what=f"{self._what}: {name}")
-                return data
-        raise TargetRefusedError(
-            f"{self._what}: has no {wanted[0]}",
-            hint="name one with --boot-sdi FILE (it is in boot/ of a Windows ISO)",
-        )
 
     def _recovery_size(self, content_size: int) -> int:
         advised = max(SIZE_MIN_DEFAULT, content_size + content_size // 4 + FREE_SIZE_DEFAULT)
