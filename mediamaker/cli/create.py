@@ -15,6 +15,14 @@ from mediamaker.cli.confirm import add_device_options, release_disk
 from mediamaker.cli.options import add_image_options, add_media_options, add_seed_option
 from mediamaker.cli.output import Output
 from mediamaker.cli.progress import ProgressView
+from mediamaker.cli.resumable import (
+    Resumption,
+    add_resume_options,
+    check_same_plan,
+    find_resumption,
+    journaled,
+    remove_leftovers,
+)
 from mediamaker.cli.session import (
     Session,
     check_image_options,
@@ -57,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         help="do not read everything back (you should)",
     )
+    add_resume_options(parser)
     parser.add_argument(
         "--receipt",
         type=Path,
@@ -73,6 +82,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     is_device = is_device_target(args.target)
     if is_device:
         check_image_options(args)
+    resumption = find_resumption(args, output, is_device=is_device)
 
     def check_target(inspection: Inspection) -> None:
         if is_device:
@@ -87,18 +97,21 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     if args.receipt is not None:
         check_text_file(args.receipt, option="--receipt", sources=sources, target=args.target)
     if is_device:
-        plan = _plan_device(args, output, session)
+        plan = _plan_device(args, output, session, resumption)
     else:
         plan = session.plan(image_geometry(args, session))
+        check_same_plan(resumption, plan)
         _announce(plan, session, output)
         _check_room(args.target, plan, output)
     cancel = threading.Event()
     with (
         SourceReader(plan.sources) as reader,
         interrupt_sets(cancel),
-        _open_target(args, plan, is_device=is_device) as target,
+        _open_target(args, plan, resumption, is_device=is_device) as target,
+        journaled(resumption, args, session, plan, output, undo_file=None) as journal,
         ProgressView(output) as view,
     ):
+        resumed_at = 0 if journal is None else journal.end
         result = execute_plan(
             extents=plan.extents,
             commit=plan.commit,
@@ -107,19 +120,23 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
             target=target,
             is_verifying=args.verify,
             has_digests=args.receipt is not None,
+            journal=journal,
             on_event=view.show,
             cancel=cancel,
         )
     if args.receipt is not None:
         _write_receipt(args.receipt, plan, result)
-    _report(args, output, plan, result)
+    _report(args, output, plan, result, resumed_at=resumed_at)
     return ExitCode.DONE
 
 
-def _plan_device(args: argparse.Namespace, output: Output, session: Session) -> Plan:
+def _plan_device(
+    args: argparse.Namespace, output: Output, session: Session, resumption: Resumption
+) -> Plan:
     """Plan for a disk, then let guards and person release it."""
     disk = find_target_disk(args.target)
     plan = session.plan(disk_geometry(disk))
+    check_same_plan(resumption, plan)
     context = _guard_context(args, needed_size=plan.geometry.size)
     for verdict in check_may_write(disk, context):
         output.warning(f"{verdict.reason} [{verdict.rule}]: {verdict.hint}")
@@ -140,17 +157,30 @@ def _guard_context(args: argparse.Namespace, *, needed_size: int | None) -> Guar
 
 
 @contextmanager
-def _open_target(args: argparse.Namespace, plan: Plan, *, is_device: bool) -> Iterator[Target]:
+def _open_target(
+    args: argparse.Namespace, plan: Plan, resumption: Resumption, *, is_device: bool
+) -> Iterator[Target]:
     """The target, opened for writing; the engine finishes or aborts it."""
     target: Target
     if is_device:
         target = BlockTarget.open(args.target)
+        remove_leftovers(resumption)
+    elif resumption.journal is not None and resumption.partial is not None:
+        target = FileTarget.resume(
+            args.target,
+            resumption.partial,
+            plan.geometry.size,
+            logical_sector_size=plan.geometry.logical_sector_size,
+            replace=args.force,
+        )
     else:
+        remove_leftovers(resumption)
         target = FileTarget.create(
             args.target,
             plan.geometry.size,
             logical_sector_size=plan.geometry.logical_sector_size,
             replace=args.force,
+            partial=resumption.partial if resumption.is_kept else None,
         )
     try:
         yield target
@@ -201,7 +231,14 @@ def _write_receipt(path: Path, plan: Plan, result: ExecuteResult) -> None:
     write_receipt(receipt, path)
 
 
-def _report(args: argparse.Namespace, output: Output, plan: Plan, result: ExecuteResult) -> None:
+def _report(
+    args: argparse.Namespace,
+    output: Output,
+    plan: Plan,
+    result: ExecuteResult,
+    *,
+    resumed_at: int,
+) -> None:
     verified = result.verify.bytes_read if result.verify is not None else 0
     output.event(
         "create",
@@ -217,6 +254,7 @@ def _report(args: argparse.Namespace, output: Output, plan: Plan, result: Execut
         is_verified=result.verify is not None,
         bytes_verified=verified,
         seconds=round(result.seconds, 3),
+        resumed_at=resumed_at,
         receipt=None if args.receipt is None else str(args.receipt),
     )
     checked = "read back and equal" if result.verify is not None else "NOT verified"

@@ -32,6 +32,9 @@ class FileTarget(Descriptor):
     Until then it has no name at all (O_TMPFILE), so that even SIGKILL leaves nothing behind; where
     the file system can't do that, it is ``.NAME.mediamaker-XXXXXXXX.partial`` in the same
     directory. Either way giving it its name is atomic.
+
+    A write that is to be gone on with has a partial file of a known name instead, which
+    :meth:`abort` keeps.
     """
 
     starts_zeroed = True
@@ -47,19 +50,30 @@ class FileTarget(Descriptor):
         partial_path: Path | None,
         is_new: bool,
         is_replacing: bool,
+        keeps_partial: bool = False,
     ) -> None:
         super().__init__(descriptor, str(path), size, logical_sector_size)
         self._path = path
         self._partial_path = partial_path
         self._is_new = is_new
         self._is_replacing = is_replacing
+        self._keeps_partial = keeps_partial
         self._direct_descriptor = -1
 
     @classmethod
     def create(
-        cls, path: Path, size: int, *, logical_sector_size: int = 512, replace: bool = False
+        cls,
+        path: Path,
+        size: int,
+        *,
+        logical_sector_size: int = 512,
+        replace: bool = False,
+        partial: Path | None = None,
     ) -> FileTarget:
         """A new image file of ``size`` bytes, all zero; an existing one only with ``replace``.
+
+        ``partial`` is what it is called until it is complete, if it is to be gone on with; a
+        file of that name must not be there.
 
         Raises:
             TargetRefusedError: the name is taken, or the directory does not let us.
@@ -69,7 +83,7 @@ class FileTarget(Descriptor):
         path = Path(os.path.realpath(path))
         mode = check_place(path, replace=replace)
         try:
-            descriptor, partial_path = _open_partial(path)
+            descriptor, partial_path = _open_partial(path, partial)
         except OSError as error:
             raise TargetRefusedError(
                 f"{path}: can't create a file in {path.parent}: {error.strerror}",
@@ -99,6 +113,49 @@ class FileTarget(Descriptor):
             partial_path=partial_path,
             is_new=True,
             is_replacing=replace,
+            keeps_partial=partial is not None,
+        )
+
+    @classmethod
+    def resume(
+        cls,
+        path: Path,
+        partial: Path,
+        size: int,
+        *,
+        logical_sector_size: int = 512,
+        replace: bool = False,
+    ) -> FileTarget:
+        """The partial file of an interrupted write, to become the one at ``path``.
+
+        Raises:
+            TargetRefusedError: the name is taken, or there is no such partial file.
+        """
+        path = Path(os.path.realpath(path))
+        check_place(path, replace=replace)
+        try:
+            descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            raise TargetRefusedError(
+                f"{partial}: what the interrupted run wrote can't be opened: {error.strerror}",
+                hint="leave out --resume to write it from the beginning",
+            ) from error
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+            os.close(descriptor)
+            raise TargetRefusedError(
+                f"{partial}: expected a file of {size} bytes, got {status.st_size}",
+                hint="leave out --resume to write it from the beginning",
+            )
+        return cls(
+            descriptor,
+            path,
+            size,
+            logical_sector_size,
+            partial_path=partial,
+            is_new=True,
+            is_replacing=replace,
+            keeps_partial=True,
         )
 
     @classmethod
@@ -209,11 +266,11 @@ class FileTarget(Descriptor):
             os.close(directory)
 
     def abort(self) -> str | None:
-        """Remove what was written, unless it has its name; aborting twice is harmless."""
+        """Remove what was written, unless it has its name or is to be gone on with."""
         self.close()
         partial_path, self._partial_path = self._partial_path, None
         was_new, self._is_new = self._is_new, False
-        if partial_path is not None:
+        if partial_path is not None and not self._keeps_partial:
             partial_path.unlink(missing_ok=True)
         if not was_new:
             return None
@@ -268,9 +325,11 @@ def check_image_place(path: Path, *, replace: bool) -> None:
     check_new_file(path, replace=replace)
 
 
-def _open_partial(path: Path) -> tuple[int, Path | None]:
+def _open_partial(path: Path, partial: Path | None) -> tuple[int, Path | None]:
     """A new file beside ``path``, and its name if it has to have one."""
     flags = os.O_RDWR | os.O_CLOEXEC
+    if partial is not None:
+        return os.open(partial, flags | os.O_CREAT | os.O_EXCL, 0o666), partial
     try:
         return os.open(path.parent, flags | os.O_TMPFILE, 0o666), None
     except OSError:

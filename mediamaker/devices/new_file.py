@@ -25,6 +25,18 @@ def name_beside(target: Path) -> Path:
     return target.with_name("." + os.fsdecode(os.fsencode(target.name)[:room]) + suffix)
 
 
+def names_to_resume(target: Path) -> tuple[Path, Path]:
+    """The partial file and the journal of a write to ``target`` that can be gone on with.
+
+    They are the same each time, and no names that anybody would take for a finished file's.
+    """
+    folder, name = target.parent, os.fsencode(target.name)
+    suffixes = (".mediamaker-partial", ".mediamaker-journal")
+    room = _NAME_SIZE_MAX - max(map(len, suffixes))
+    partial, journal = (folder / (os.fsdecode(name[:room]) + suffix) for suffix in suffixes)
+    return partial, journal
+
+
 def check_place(target: Path, *, replace: bool) -> int | None:
     """Whether a file may be put at ``target``; the mode of the one that it replaces.
 

@@ -34,6 +34,14 @@ class Runner:
         return code, captured.out, captured.err
 
 
+@pytest.fixture(autouse=True)
+def state_folder(tmp_path_factory, monkeypatch):
+    """Journals and undo files of a test are its own."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder))
+    return folder / "mediamaker"
+
+
 @pytest.fixture
 def run(capsys):
     return Runner(capsys)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The folder for what is kept between runs: journals and undo files of devices.
+
+Reference: XDG Base Directory Specification 0.8 (XDG_STATE_HOME).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from mediamaker.execute.journal import Facts
+
+KEY_SIZE = 16
+
+
+def state_folder(name: str) -> Path:
+    """``$XDG_STATE_HOME/mediamaker/NAME``, made if it is not there.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    given = os.environ.get("XDG_STATE_HOME", "")
+    # The specification has relative paths ignored.
+    base = Path(given) if given.startswith("/") else Path.home() / ".local" / "state"
+    folder = base / "mediamaker" / name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
+def disk_key(facts: Facts) -> str:
+    """Hex digits that stand for a disk in file names; equal facts, equal key."""
+    text = json.dumps(dict(sorted(facts.items())))
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_SIZE]
