@@ -43,6 +43,7 @@ from mediamaker.install.partition_table import (
     detect_sector_size,
     edit_table,
 )
+from mediamaker.install.protect_files import protect_files
 from mediamaker.install.recovery_check import REAGENT_PATH, RecoveryReport, check_recovery
 from mediamaker.install.recovery_sources import find_boot_sdi, find_winre
 from mediamaker.install.recovery_target import check_disk, find_loader
@@ -342,6 +343,10 @@ class _Work:
             return reagent
         target = found.path if found is not None else f"{folder.path}\\ReAgent.xml"
         self._copy_to_ntfs(self._windows, reagent, target)
+        if found is None:
+            # A new file has no descriptor, and anyone might change it.
+            name = target.replace("\\", "/")
+            protect_files(self._view(self._windows), [], [name], scratch=self._overlay.scratch)
         return reagent
 
     def _write_store(self, table: PartitionTable, recovery: TableEntry, ids: BootIds) -> None:

@@ -495,6 +495,26 @@ def test_bad_sources_are_refused(rig, winre, tmp_path):
 
 
 @pytest.mark.parametrize("rig", ["gpt"], indirect=True)
+def test_a_windows_without_reagent_gets_one_that_is_protected(rig, winre, tmp_path):
+    windows = rig.part("windows")
+    volume = rig.extract(windows, tmp_path / "w.ntfs")
+    mountpoint = tmp_path / "mnt"
+    mountpoint.mkdir()
+    tool("ntfs-3g", volume, mountpoint)
+    (mountpoint / "Windows/System32/Recovery/ReAgent.xml").unlink()
+    tool("umount", mountpoint)
+    rig.write(windows.start, volume.read_bytes())
+    found = add(rig, winre, tmp_path / "u")
+    assert all(point.is_good for point in check_recovery(look(rig)).points)
+    shrunk = Part(windows.number, windows.start, found.windows_size_after)
+    volume = rig.extract(shrunk, tmp_path / "w.ntfs")
+    said = tool("ntfssecaudit", "-v", volume, "/Windows/System32/Recovery/ReAgent.xml")
+    assert "No errors were found" in said
+    assert "Security key : none" not in said
+    assert "O:" in said or "owner" in said.lower()
+
+
+@pytest.mark.parametrize("rig", ["gpt"], indirect=True)
 def test_an_undo_file_that_is_there_stops_it(rig, winre, tmp_path):
     taken = tmp_path / "taken"
     taken.write_text("important")
