@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -54,12 +55,13 @@ def protect_files(
     except OSError as error:
         raise TargetIOError(f"{request}: {error.strerror}") from error
     arguments = ["-s", str(volume.absolute()), str(request.absolute())]
-    if os.geteuid() == 0:
-        done = run_tool("ntfssecaudit", arguments, package="ntfs-3g")
-    else:
-        # It asks for root even for a file of one's own; a user namespace has one.
-        arguments = ["--user", "--map-root-user", "ntfssecaudit", *arguments]
-        done = run_tool("unshare", arguments, package="util-linux")
+    with _resolvable(volume):
+        if os.geteuid() == 0:
+            done = run_tool("ntfssecaudit", arguments, package="ntfs-3g")
+        else:
+            # It asks for root even for a file of one's own; a user namespace has one.
+            arguments = ["--user", "--map-root-user", "ntfssecaudit", *arguments]
+            done = run_tool("unshare", arguments, package="util-linux")
     match = _DONE_RE.search(done.stdout)
     count = int(match[1]) if match else 0
     if done.returncode or count != len(directories) + len(files):
@@ -67,6 +69,29 @@ def protect_files(
             f"{volume}: ntfssecaudit set {count} of {len(directories) + len(files)} security "
             f"descriptors and ended with {done.returncode}: {done.said}"
         )
+
+
+@contextmanager
+def _resolvable(volume: Path) -> Iterator[None]:
+    """Let realpath(3) find something for a file without a name, ``/proc/PID/fd/N``.
+
+    libntfs-3g resolves the path to compare it with what is mounted, but opens the one that it was
+    given. The kernel shows such a file as ``#INODE (deleted)`` in its directory: while the block
+    lasts there is an empty file of that name.
+    """
+    placeholder: Path | None = None
+    try:
+        if volume.is_symlink() and not (shown := volume.readlink()).exists():
+            descriptor = os.open(shown, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+            os.close(descriptor)
+            placeholder = shown
+    except OSError as error:
+        raise TargetIOError(f"{volume}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        if placeholder is not None:
+            placeholder.unlink(missing_ok=True)
 
 
 def private_descriptor(*, is_directory: bool) -> bytes:

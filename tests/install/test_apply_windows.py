@@ -4,6 +4,7 @@
 import hashlib
 import io
 import os
+import shutil
 import subprocess
 import threading
 
@@ -278,3 +279,20 @@ def test_without_root(tmp_path, image, monkeypatch, has_namespaces):
         (warning,) = result.warnings
         assert "every user of the installed Windows may change /unattend.xml" in warning
         assert "Operation not permitted" in warning
+
+
+def test_a_file_without_a_name(tmp_path, image):
+    """What an image file is until it is whole."""
+    descriptor = os.open(tmp_path, os.O_TMPFILE | os.O_RDWR)
+    try:
+        volume = make_target(tmp_path.__class__(f"/proc/{os.getpid()}/fd/{descriptor}"))
+        facts = image_facts([image], 1)
+        options = {"extra_files": {("unattend.xml",): b"secret"}, "on_event": ignore_event}
+        result = apply_windows([image], facts, volume, scratch=tmp_path, **options)
+        assert result.warnings == ()
+        assert listing(tmp_path) == []
+        shutil.copyfile(volume, tmp_path / "named.img")
+    finally:
+        os.close(descriptor)
+    with mounted(tmp_path / "named.img", tmp_path / "m") as root:
+        assert {sid for sid, _ in grants(root / "unattend.xml")} == {"S-1-5-18", "S-1-5-32-544"}
