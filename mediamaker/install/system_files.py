@@ -89,17 +89,20 @@ def _put_ntfs(view: Path, contents: Contents, root: Path, scratch: Path, what: s
             raise ToolError(f"{what}: ntfs-3g can't mount it: {done.said}")
         try:
             for path in sorted(contents):
-                target = _resolve(mountpoint, path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root.joinpath(*path), target)
+                _copy(root.joinpath(*path), _resolve(mountpoint, path), path, what)
             os.sync()
-        except OSError as error:
-            raise ToolError(
-                f"{what}: {error.filename or show_path(path)}: {error.strerror}: nothing was "
-                "changed on it"
-            ) from error
         finally:
             run_tool("fusermount3", ["-u", name], package="fuse3")
+
+
+def _copy(source: Path, target: Path, path: NtfsPath, what: str) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise ToolError(
+            f"{what}: {show_path(path)}: {error.strerror}: nothing was changed on it"
+        ) from error
 
 
 def _resolve(mountpoint: Path, path: NtfsPath) -> Path:
