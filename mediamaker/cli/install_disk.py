@@ -29,6 +29,7 @@ from mediamaker.devices.table import DiskTable, read_table, show_lost
 from mediamaker.devices.target import BlockTarget, FileTarget
 from mediamaker.errors import ExitCode, TargetIOError, TargetRefusedError, UsageError
 from mediamaker.install.image_facts import FirmwareKind, ImageFacts
+from mediamaker.install.nvram import add_nvram_entry, check_nvram
 from mediamaker.install.request import (
     InstallRequest,
     WinreMode,
@@ -53,6 +54,7 @@ from mediamaker.plan.show_install import placed_to_json, show_disk_change
 from mediamaker.sources.layout_files import find_builtin_layouts, read_layout
 from mediamaker.units import format_size
 
+EFIVARS = Path("/sys/firmware/efi/efivars")
 _SCRATCH_DEFAULT = Path("/var/tmp")  # noqa: S108 - large and on a disk; only folders of our own
 
 
@@ -88,6 +90,12 @@ def add_disk_options(parser: argparse.ArgumentParser) -> None:
         dest="verify",
         action="store_false",
         help="do not read everything back (you should)",
+    )
+    parser.add_argument(
+        "--nvram",
+        action="store_true",
+        help="also make a boot entry in this machine's firmware (default: none; any firmware "
+        "finds \\EFI\\Boot)",
     )
     parser.add_argument(
         "--scratch",
@@ -132,6 +140,8 @@ def install_disk(
         is_portable=is_portable,
         modified_ns=time.time_ns() if args.seed is None else 0,
     )
+    if args.nvram:
+        check_nvram(is_device=is_device, is_uefi="uefi" in firmwares, efivars=EFIVARS)
     facts = read_image_facts(request)
     disk = find_target_disk(args.target) if is_device else None
     if disk is None:
@@ -148,6 +158,8 @@ def install_disk(
         _release(args, disk, table, install, output)
     began = time.monotonic()
     result = _carry_out(args, install, disk, output)
+    if args.nvram and disk is not None:
+        add_nvram_entry(disk.path, install.placed.system.number)
     _report(args, output, verb, install, result, seconds=time.monotonic() - began)
     return ExitCode.DONE
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mediamaker import __version__
+from mediamaker.cli.install_disk import EFIVARS
 from mediamaker.cli.output import Output
 from mediamaker.cli.wim_name import other_parts, parse_wim_name
 from mediamaker.cli.wim_work import tell_left_behind, working
@@ -24,6 +25,7 @@ from mediamaker.install.disk_file import identify
 from mediamaker.install.existing import ExistingResult, install_existing, read_disk
 from mediamaker.install.existing_checks import ExistingInstall, check_existing, describe_existing
 from mediamaker.install.image_facts import ImageFacts
+from mediamaker.install.nvram import add_nvram_entry, check_nvram
 from mediamaker.install.request import InstallRequest, WinreMode, read_image_facts
 from mediamaker.install.undo import check_undo_place
 from mediamaker.plan.identity import identities_from_seed
@@ -70,6 +72,12 @@ def install_partitions(args: argparse.Namespace, output: Output) -> ExitCode:
     for option, value in (("--layout", args.layout), ("--size", args.size)):
         if value is not None:
             raise UsageError(f"{option} is for whole disks; these partitions exist already")
+    if args.nvram:
+        check_nvram(
+            is_device=is_block_device(Path(args.system)),
+            is_uefi=args.firmware == "uefi",
+            efivars=EFIVARS,
+        )
     windows, system = find_partition(args.windows), find_partition(args.system)
     if not windows.disk.samefile(system.disk):
         raise UsageError(
@@ -126,6 +134,8 @@ def install_partitions(args: argparse.Namespace, output: Output) -> ExitCode:
                 )
         finally:
             os.close(descriptor)
+    if args.nvram:
+        add_nvram_entry(system.disk, system.number)
     _report(output, system.disk, undo_path, install, result)
     return ExitCode.DONE
 
