@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from mediamaker.cli.before import add_undo_option, keep_before
 from mediamaker.cli.confirm import add_device_options, release_disk
 from mediamaker.cli.options import add_image_options, add_media_options, add_seed_option
 from mediamaker.cli.output import Output
@@ -34,7 +35,7 @@ from mediamaker.cli.session import (
 )
 from mediamaker.devices.file_target import check_image_place
 from mediamaker.devices.guard import GuardContext, check_may_write
-from mediamaker.devices.table import read_table, show_lost
+from mediamaker.devices.table import DiskTable, read_table, show_lost
 from mediamaker.devices.target import BlockTarget, FileTarget
 from mediamaker.errors import ExitCode, TargetRefusedError
 from mediamaker.execute.create import ExecuteResult, execute_plan
@@ -66,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do not read everything back (you should)",
     )
     add_resume_options(parser)
+    add_undo_option(parser)
     parser.add_argument(
         "--receipt",
         type=Path,
@@ -96,8 +98,9 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     sources = session.inspection.tree.files
     if args.receipt is not None:
         check_text_file(args.receipt, option="--receipt", sources=sources, target=args.target)
+    table: DiskTable | None = None
     if is_device:
-        plan = _plan_device(args, output, session, resumption)
+        plan, table = _plan_device(args, output, session, resumption)
     else:
         plan = session.plan(image_geometry(args, session))
         check_same_plan(resumption, plan)
@@ -108,32 +111,41 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
         SourceReader(plan.sources) as reader,
         interrupt_sets(cancel),
         _open_target(args, plan, resumption, is_device=is_device) as target,
-        journaled(resumption, args, session, plan, output, undo_file=None) as journal,
-        ProgressView(output) as view,
     ):
-        resumed_at = 0 if journal is None else journal.end
-        result = execute_plan(
-            extents=plan.extents,
-            commit=plan.commit,
-            plan_id=plan.plan_id,
-            reader=reader,
-            target=target,
-            is_verifying=args.verify,
-            has_digests=args.receipt is not None,
-            journal=journal,
-            on_event=view.show,
-            cancel=cancel,
-        )
+        undo_file = None
+        if resumption.journal is not None:
+            undo_file = resumption.journal.header.undo_path
+        elif table is not None and args.keeps_undo:
+            undo_file = keep_before(
+                args, plan, table, resumption.facts, reader=reader, target=target, output=output
+            )
+        with (
+            journaled(resumption, args, session, plan, output, undo_file=undo_file) as journal,
+            ProgressView(output) as view,
+        ):
+            resumed_at = 0 if journal is None else journal.end
+            result = execute_plan(
+                extents=plan.extents,
+                commit=plan.commit,
+                plan_id=plan.plan_id,
+                reader=reader,
+                target=target,
+                is_verifying=args.verify,
+                has_digests=args.receipt is not None,
+                journal=journal,
+                on_event=view.show,
+                cancel=cancel,
+            )
     if args.receipt is not None:
         _write_receipt(args.receipt, plan, result)
-    _report(args, output, plan, result, resumed_at=resumed_at)
+    _report(args, output, plan, result, resumed_at=resumed_at, undo_file=undo_file)
     return ExitCode.DONE
 
 
 def _plan_device(
     args: argparse.Namespace, output: Output, session: Session, resumption: Resumption
-) -> Plan:
-    """Plan for a disk, then let guards and person release it."""
+) -> tuple[Plan, DiskTable]:
+    """Plan for a disk, then let guards and person release it; and what is on it now."""
     disk = find_target_disk(args.target)
     plan = session.plan(disk_geometry(disk))
     check_same_plan(resumption, plan)
@@ -142,10 +154,11 @@ def _plan_device(
         output.warning(f"{verdict.reason} [{verdict.rule}]: {verdict.hint}")
     _announce(plan, session, output)
     output.note("what is there now will be lost:")
-    for line in show_lost(disk, read_table(disk.path)):
+    table = read_table(disk.path)
+    for line in show_lost(disk, table):
         output.note(f"  {line}")
     release_disk(args, disk, context, output)
-    return plan
+    return plan, table
 
 
 def _guard_context(args: argparse.Namespace, *, needed_size: int | None) -> GuardContext:
@@ -238,6 +251,7 @@ def _report(
     result: ExecuteResult,
     *,
     resumed_at: int,
+    undo_file: Path | None,
 ) -> None:
     verified = result.verify.bytes_read if result.verify is not None else 0
     output.event(
@@ -255,6 +269,7 @@ def _report(
         bytes_verified=verified,
         seconds=round(result.seconds, 3),
         resumed_at=resumed_at,
+        undo_file=None if undo_file is None else str(undo_file),
         receipt=None if args.receipt is None else str(args.receipt),
     )
     checked = "read back and equal" if result.verify is not None else "NOT verified"
@@ -267,6 +282,8 @@ def _report(
     ]
     if args.receipt is not None:
         lines.append(f"receipt: {args.receipt}")
+    if undo_file is not None:
+        lines.append(f"what was there: mediamaker undo {args.target} says what can come back")
     output.result("\n".join(lines))
     firmware = "uefi" if any(name.startswith("UEFI") for name in plan.boots) else "bios"
     output.note(f"see it boot: mediamaker boot {args.target} --firmware {firmware}")

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from mediamaker.cli.output import Output
+from mediamaker.cli.undo_create import is_undo_of_create, undo_create
 from mediamaker.cli.wim_work import working
 from mediamaker.cli.windows_disk import add_confirm_option, opened_disk, release
 from mediamaker.errors import ExitCode
@@ -24,7 +25,12 @@ from mediamaker.units import format_size
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("undo", type=Path, metavar="UNDOFILE", help="what recovery add has kept")
+    parser.add_argument(
+        "undo",
+        type=Path,
+        metavar="DEVICE|UNDOFILE",
+        help="a device that create wrote to, or a kept file",
+    )
     parser.add_argument(
         "target",
         type=Path,
@@ -40,6 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Compare, put back, read back."""
+    if is_undo_of_create(args.undo):
+        return undo_create(args, output)
     with UndoFile(args.undo) as undo:
         header = undo.header
         target = args.target if args.target is not None else Path(header.target)

@@ -63,6 +63,11 @@ class JournalHeader:
     partial: str | None = None
     undo_file: str | None = None
 
+    @property
+    def undo_path(self) -> Path | None:
+        """Where the undo file of the run is, if it has one."""
+        return None if self.undo_file is None else Path(self.undo_file)
+
 
 @dataclass(frozen=True, slots=True)
 class Journal:

@@ -23,6 +23,7 @@ from mediamaker.execute.interrupts import check_cancelled
 from mediamaker.execute.journal import JournalWriter
 from mediamaker.execute.pipeline import SourceFiller, aligned_buffer
 from mediamaker.execute.progress import Notice, OnEvent, Phase, ProgressMeter
+from mediamaker.execute.runs import subtract_runs
 from mediamaker.execute.steps import (
     FILL_SIZE,
     Fill,
@@ -172,18 +173,7 @@ def _claimed_runs(extents: ExtentMap, commit: tuple[Run, ...], end: int) -> list
     written = list(extents.written_runs(extents.start, extents.end))
     # What ``cut_done`` leaves of the written runs, and the commit ranges, are not claimed.
     rest = merge_runs(cut_done(written, commit, end), commit)
-    claimed: list[Run] = []
-    for start, run_end in written:
-        position = start
-        for rest_start, rest_end in rest:
-            if rest_end <= position or rest_start >= run_end:
-                continue
-            if position < rest_start:
-                claimed.append((position, rest_start))
-            position = max(position, rest_end)
-        if position < run_end:
-            claimed.append((position, run_end))
-    return claimed
+    return subtract_runs(written, rest)
 
 
 def _last_bytes(runs: Sequence[Run], size: int, sector_size: int) -> list[Run]:
