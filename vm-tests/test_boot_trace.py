@@ -7,6 +7,7 @@ boot manager reads the store itself, so that what it reads is what a real one wo
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,10 +16,13 @@ from xml.etree import ElementTree
 import manager_disk as md
 import pytest
 from bootcode_disk import run
+from bootcode_exfat_disk import ExfatVolume
 from command import mediamaker, succeed
 from mini_iso import build_mini_iso
 from standin.iso import standin_iso
 from standin.windows_image import make_windows_wim
+
+from mediamaker.sources.exfat_map import map_exfat
 
 SVG = "{http://www.w3.org/2000/svg}"
 LOADERS = {
@@ -244,6 +248,21 @@ def test_tracing_writes_nothing(disk, firmware, out_dir):
     before = digest(disk.path)
     trace(disk.path, firmware, out_dir, "--expect", "MM-BCD-END")
     assert digest(disk.path) == before
+
+
+def test_chains_of_exfat_are_followed(tmp_path):
+    """Volumes that fsck.exfat, GRUB and dissect judge (bootcode_exfat_disk.py)."""
+    volume = ExfatVolume(tmp_path / "exfat.img")
+    scattered, whole = os.urandom(9 * 4096 + 5), os.urandom(5 * 4096 - 5)
+    clusters = volume.free_clusters()
+    volume.add_file("Scattered.bin", scattered, clusters[40:20:-2])
+    volume.add_file("whole.bin", whole, is_contiguous=True)
+    found = map_exfat(volume.read, "it")
+    assert found.problems == ()
+    for name, data in (("scattered.BIN", scattered), ("whole.bin", whole)):
+        item = found.find(f"\\{name}")
+        assert found.read(volume.read, item, 1 << 20) == data
+    assert len(found.find("\\scattered.bin").pieces) == 10
 
 
 def digest(path):
