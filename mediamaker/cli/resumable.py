@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -168,17 +168,19 @@ def check_same_plan(resumption: Resumption, plan: Plan) -> None:
 
 
 def remove_leftovers(resumption: Resumption) -> None:
-    """Before the first write of a run from the beginning.
+    """Before the first write of a run from the beginning; one that goes on has nothing to remove.
 
     Raises:
         TargetRefusedError: another run is using them.
     """
+    if resumption.journal is not None:
+        return  # the others are of disks that only look the same
     for path in resumption.leftover:
         if not remove_journal(path) and resumption.partial is not None:
             raise TargetRefusedError(
                 f"{resumption.target}: another mediamaker writes it now", hint="wait for it"
             )
-    if resumption.partial is not None and resumption.journal is None:
+    if resumption.partial is not None:
         resumption.partial.unlink(missing_ok=True)
 
 
@@ -208,7 +210,8 @@ def journaled(
             journal.end == 0 and resumption.journal is None
         )
         if is_useless:
-            journal.remove()
+            with suppress(OSError):
+                journal.remove()
             if resumption.partial is not None:
                 resumption.partial.unlink(missing_ok=True)
         elif journal.path.exists():

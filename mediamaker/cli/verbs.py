@@ -101,7 +101,7 @@ VERBS = (
     ),
     Verb(
         "undo",
-        "put back every byte that recovery add changed on a disk",
-        "mediamaker undo disk.img.undo",
+        "put back what recovery add changed, or the tables from before a create, as far as can be",
+        "mediamaker undo /dev/sdX     (or: mediamaker undo disk.img.undo)",
     ),
 )
