@@ -47,7 +47,7 @@ def trace(subject, firmware, out_dir, *options, timeout=60, bus="nvme"):
     assert kept["items"] == found["items"]
     picture = ElementTree.parse(found["picture"]).getroot()
     assert picture.tag == f"{SVG}svg"
-    assert len(picture.findall(f"{SVG}g")) == min(60, len(kept["items"]))
+    assert 0 < len(picture.findall(f"{SVG}g")) <= min(60, len(kept["items"]))
     return found, boot
 
 
@@ -241,7 +241,7 @@ def test_a_disk_with_nothing_on_it(out_dir, tmp_path):
         file.truncate(8 << 20)
     found, _ = trace(blank, "bios", out_dir, timeout=20)
     assert found["verdict"] == "unknown", found
-    assert found["known"][0] == "no file was read"
+    assert found["known"][0] == "no file was read for itself"
 
 
 def test_tracing_writes_nothing(disk, firmware, out_dir):

@@ -15,6 +15,8 @@ PRead = Callable[[int, int], bytes]
 """The bytes of ``[offset, offset + size)`` of a volume or disk."""
 
 FILE_COUNT_MAX = 2_000_000
+RECORD_PREFIX = "file record of "
+"""How NTFS's own entry for a file is called; a small file lies in it."""
 
 
 class Kind(StrEnum):

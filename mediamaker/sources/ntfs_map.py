@@ -23,6 +23,7 @@ from mediamaker.formats.ntfs import (
 from mediamaker.formats.ntfs_file import NameInDirectory, parse_name
 from mediamaker.sources.file_map import (
     FILE_COUNT_MAX,
+    RECORD_PREFIX,
     Kind,
     MappedFile,
     PRead,
@@ -152,7 +153,7 @@ class _NtfsVolume:
         place = self._places.get(number)
         if place is not None:
             size = self._boot.record_size
-            name = f"file record of {path}"
+            name = f"{RECORD_PREFIX}{path}"
             yield MappedFile(name, Kind.STRUCTURE, size, ((place, size),))
         if file.is_directory:
             pieces = self._pieces(file.streams.get((_INDEX_ALLOCATION, "$I30"), []))

@@ -7,9 +7,10 @@ Reference: Scalable Vector Graphics 1.1 (Second Edition).
 
 from __future__ import annotations
 
+import math
 from xml.sax.saxutils import escape
 
-from mediamaker.sources.file_map import Kind
+from mediamaker.sources.file_map import RECORD_PREFIX, Kind
 from mediamaker.units import format_size
 from mediamaker.vm.trace import Trace, TracedItem
 from mediamaker.vm.trace_show import show_name
@@ -78,14 +79,17 @@ def _choose_rows(trace: Trace) -> list[TracedItem]:
         is_lesser = item.kind is not Kind.FILE or item.is_in_passing
         return (2 if item.kind is Kind.DIRECTORY else int(is_lesser)), item.order
 
-    chosen = sorted(trace.items, key=weight)[:_ROWS_MAX]
+    shown = [item for item in trace.items if not item.name.startswith(RECORD_PREFIX)]
+    chosen = sorted(shown, key=weight)[:_ROWS_MAX]
     return sorted(chosen, key=lambda item: item.order)
 
 
 def _draw_grid(trace: Trace, bottom: int) -> list[str]:
     lines = []
-    step = next((tick for tick in _TICKS if trace.seconds / tick <= _TICK_COUNT_MAX), _TICKS[-1])
-    for index in range(int(trace.seconds / step) + 1):
+    span = trace.seconds - _begin(trace)
+    step = next((tick for tick in _TICKS if span / tick <= _TICK_COUNT_MAX), _TICKS[-1])
+    first = math.ceil(_begin(trace) / step)
+    for index in range(first, int(trace.seconds / step) + 1):
         x = _x(index * step, trace)
         lines.append(
             f'<line class="grid" x1="{x}" y1="{_HEAD_HEIGHT - 4}" x2="{x}" y2="{bottom}"/>'
@@ -128,8 +132,15 @@ def _draw_row(item: TracedItem, trace: Trace, y: int) -> list[str]:
     return lines
 
 
+def _begin(trace: Trace) -> float:
+    """The first read: what firmware does before is of no interest here."""
+    return trace.items[0].first if trace.items else 0.0
+
+
 def _x(seconds: float, trace: Trace) -> float:
-    share = seconds / trace.seconds if trace.seconds else 0.0
+    begin = _begin(trace)
+    span = trace.seconds - begin
+    share = (seconds - begin) / span if span else 0.0
     return round(_MARGIN + _NAME_WIDTH + share * _CHART_WIDTH, 1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mediamaker.sources.file_map import Kind
+from mediamaker.sources.file_map import RECORD_PREFIX, Kind
 from mediamaker.units import format_size
 from mediamaker.vm.trace import Trace, TracedItem
 from mediamaker.vm.verdict import Verdict
@@ -81,7 +81,7 @@ def _is_shown(item: TracedItem) -> bool:
     """Boot records and files that were read for themselves; the rest is in the JSON."""
     if item.kind is Kind.FILE:
         return not item.is_in_passing
-    return item.kind is Kind.STRUCTURE and item.is_whole and "record of" not in item.name
+    return item.kind is Kind.STRUCTURE and item.is_whole and not item.name.startswith(RECORD_PREFIX)
 
 
 def _row(item: TracedItem, trace: Trace) -> str:

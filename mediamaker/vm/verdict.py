@@ -254,7 +254,7 @@ class _Judge:
                 f"{len(files)} files were read; the last was {last.name} at {last.last:.1f} s"
             )
         else:
-            self.known.append("no file was read")
+            self.known.append("no file was read for itself")
         self.known += self.disk_map.problems[:5]
 
     def _find_all(self, path: str, *, fat_only: bool = False) -> list[_Found]:
