@@ -55,7 +55,7 @@ BUS_MODULES = {
     Bus.VIRTIO: ("virtio_blk",),
     Bus.SD: ("sdhci_pci", "mmc_block"),
 }
-FILE_SYSTEM_MODULES = ("loop", "vfat", "nls_cp437", "nls_ascii", "nls_utf8", "exfat", "udf")
+FILE_SYSTEM_MODULES = ("loop", "fuse", "vfat", "nls_cp437", "nls_ascii", "nls_utf8", "exfat", "udf")
 MOUNT_9P = "mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000"
 
 INIT = f"""#!/bin/busybox sh

@@ -172,7 +172,6 @@ expect() {{ local want=$1 got=0; shift; "$@" > refused.json || got=$?;
 options="--firmware {firmware} --allow-fixed-disk --seed guest --json"
 expect 4 mm install {wim}:1 {device} --confirm {serial} $options
 grep -q -- '--erase' refused.json
-expect 4 mm install {wim}:1 {device} --erase --confirm OTHER $options
 mm install {wim}:1 {device} --erase --confirm {serial} $options > install.json
 lsblk -no NAME,SIZE {device}
 blkid -p {device}

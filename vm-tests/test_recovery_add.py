@@ -11,8 +11,12 @@ from importlib import resources
 
 import pytest
 from command import mediamaker, succeed
+from guest import run_in_guest
 from standin.grub_judge import grub_hashes
 from standin.windows_image import make_windows_wim
+
+from mediamaker.units import MIB
+from mediamaker.vm.disk import Bus, Disk
 
 TOKEN = "installed-6021"
 WINRE_TOKEN = "recovery-6021"
@@ -39,7 +43,7 @@ def installed(request, wim, tmp_path):
     disk = tmp_path / "disk.img"
     result = succeed(
         "install", f"{wim}:1", disk, "--firmware", firmware, "--layout", layout,
-        "--winre", "native", "--seed", "recovery", "--size", "4GiB",
+        "--winre", "native", "--seed", "recovery", "--size", "2GiB",
     )  # fmt: skip
     return firmware, disk, result
 
@@ -95,3 +99,37 @@ def test_windows_boots_then_winre_then_all_is_as_before(installed, wim, tmp_path
     succeed("undo", tmp_path / "undo", disk)
     assert digest(disk) == before
     boot(disk, firmware, f"MM-TOKEN: {TOKEN}", out_dir)
+
+
+def test_on_a_real_block_device(installed, tmp_path, out_dir):
+    """NVMe with a GPT, a USB disk with an MBR; in a guest, then that very disk."""
+    firmware, disk, result = installed
+    bus, device = (Bus.NVME, "/dev/nvme0n1") if firmware == "uefi" else (Bus.USB, "/dev/sda")
+    before = tmp_path / "before.img"
+    subprocess.run(["cp", disk, before], check=True)
+    script = f"""
+cd {out_dir.resolve()}
+code=0
+python3 -m mediamaker recovery add {device} --confirm OTHER --undo undo --json > refused.json \\
+    || code=$?
+[ $code = 4 ]
+python3 -m mediamaker recovery add {device} --confirm WIN0001 --undo undo --json > add.json
+lsblk -no NAME,SIZE {device}
+"""
+    ran = run_in_guest(
+        script,
+        disks=[Disk(disk, bus, snapshot=False, serial="WIN0001")],
+        work_dir=out_dir,
+        timeout=600,
+        memory_size=2048 * MIB,
+    )
+    assert ran.exit_code == 0, ran.output
+    changed = {"system", "windows"}
+    for place in result["disk"]["partitions"]:
+        if place["role"] not in changed:
+            words = ["cmp", "-n", str(place["size"]), "-i", str(place["start"]), before, disk]
+            subprocess.run(words, check=True)
+    succeed("recovery", "check", disk)
+    boot(disk, firmware, f"MM-TOKEN: {TOKEN}", out_dir)
+    succeed("undo", out_dir / "undo", disk)
+    assert digest(disk) == digest(before)
