@@ -27,7 +27,7 @@ test: setup-test ## everything: ruff, mypy --strict, tests, vm-tests
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	$(PYTHON) -m pytest -q tests vm-tests
+	$(PYTHON) -m pytest -q -n 2 --dist loadfile tests vm-tests
 
 bench: setup-test ## the benchmark table, measured here and now (benchmarks/README.md)
 	$(PYTHON) benchmarks/create.py
@@ -44,7 +44,7 @@ solid-big: setup-test ## create from an ISO with a solid install.wim over 4 GiB,
 	$(PYTHON) vm-tests/solid_big.py
 
 bootfiles: setup ## assemble the boot programs again; their digests go into MANIFEST.toml
-	cd bootfiles && for name in mbr fat32-vbr; do \
+	cd bootfiles && for name in mbr fat32-vbr ntfs-vbr exfat-vbr; do \
 		nasm -Werror -f bin -o $$name.bin $$name.asm || exit 1; done && sha256sum *.bin
 
 clean: ## remove what tests and demo left in out/
