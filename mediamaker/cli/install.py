@@ -34,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--winre",
         type=WinreMode,
         choices=list(WinreMode),
-        default=WinreMode.REGISTERED,
         metavar="registered|native|none",
         help="WinRE on the recovery partition and in the boot store (default), left staged for "
         "Windows' own setup, or neither",
@@ -57,11 +56,16 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
         raise UsageError(
             "no target is named", hint="name a disk or an image file, or --windows and --system"
         )
+    if args.undo is not None:
+        raise UsageError(
+            "--undo is for --windows and --system; a whole disk that was erased has no way back",
+            hint="leave it out",
+        )
     return install_disk(
         args,
         output,
         verb="install",
         layout_name=args.layout or args.firmware,
         firmwares=(args.firmware,),
-        winre=args.winre,
+        winre=args.winre or WinreMode.REGISTERED,
     )

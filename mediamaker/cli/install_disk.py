@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import secrets
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator
@@ -34,6 +36,7 @@ from mediamaker.install.request import (
     InstallRequest,
     WinreMode,
     measure_roles,
+    read_fitting_image,
     read_image_facts,
     roomy_sizes,
 )
@@ -55,7 +58,14 @@ from mediamaker.sources.layout_files import find_builtin_layouts, read_layout
 from mediamaker.units import format_size
 
 EFIVARS = Path("/sys/firmware/efi/efivars")
+_LOCALE_RE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _SCRATCH_DEFAULT = Path("/var/tmp")  # noqa: S108 - large and on a disk; only folders of our own
+
+
+def _locale(text: str) -> str:
+    if _LOCALE_RE.fullmatch(text) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a language such as en-US")
+    return text
 
 
 def add_disk_options(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +84,9 @@ def add_disk_options(parser: argparse.ArgumentParser) -> None:
         default="2011",
         help="whose certificate the boot manager is signed with (default: 2011)",
     )
-    parser.add_argument("--locale", metavar="xx-XX", help="of boot menus (default: the image's)")
+    parser.add_argument(
+        "--locale", type=_locale, metavar="xx-XX", help="of boot menus (default: the image's)"
+    )
     parser.add_argument(
         "--erase", action="store_true", help="yes, the disk has partitions and all will be lost"
     )
@@ -142,7 +154,12 @@ def install_disk(
     )
     if args.nvram:
         check_nvram(is_device=is_device, is_uefi="uefi" in firmwares, efivars=EFIVARS)
-    facts = read_image_facts(request)
+    if is_portable and len(firmwares) > 1:
+        request, facts, reasons = read_fitting_image(request)
+        for reason in reasons:
+            output.warning(reason)
+    else:
+        facts = read_image_facts(request)
     disk = find_target_disk(args.target) if is_device else None
     if disk is None:
         _check_file_target(args, request)
@@ -185,9 +202,9 @@ def _decide(
         geometry = disk_geometry(disk)
     else:
         sector_size = image_sector_size(args)
-        size = args.size or disk_size_needed(
-            request.layout, roomy_sizes(sizes), sector_size=sector_size
-        )
+        size = args.size
+        if size is None:
+            size = disk_size_needed(request.layout, roomy_sizes(sizes), sector_size=sector_size)
         geometry = Geometry(size, sector_size)
     identities = identities_from_seed(seed)
     placed = place_disk(request.layout, geometry, identities, sizes_min=sizes)
@@ -337,5 +354,6 @@ def _report(
         f"({format_size(install.facts.raw_size)}) in {seconds:.1f} s, {checked}\n"
         f"boots: {', '.join(plan.boots) or 'unknown'}; {recovery}"
     )
-    firmware = install.request.firmwares[0]
-    output.note(f"see it boot: mediamaker boot {args.target} --firmware {firmware}")
+    if plan.boots:
+        words = ["mediamaker", "boot", str(args.target), "--firmware", plan.boots[0].casefold()]
+        output.note(f"see it boot: {shlex.join(words)}")

@@ -69,7 +69,17 @@ def install_partitions(args: argparse.Namespace, output: Output) -> ExitCode:
     """The whole verb."""
     if args.windows is None or args.system is None:
         raise UsageError("--windows and --system belong together", hint="name both partitions")
-    for option, value in (("--layout", args.layout), ("--size", args.size)):
+    if args.winre not in (None, WinreMode.NATIVE):
+        raise UsageError(
+            f"--winre {args.winre} is for whole disks; here WinRE is left staged in Windows",
+            hint="leave it out; afterwards mediamaker recovery add registers WinRE",
+        )
+    for option, value in (
+        ("--layout", args.layout),
+        ("--size", args.size),
+        ("--sector-size", args.sector_size),
+        ("--force", args.force or None),
+    ):
         if value is not None:
             raise UsageError(f"{option} is for whole disks; these partitions exist already")
     if args.nvram:

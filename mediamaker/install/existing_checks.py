@@ -141,7 +141,7 @@ def _check_windows_partition(
 def _describe_files(disk: WindowsDisk, entry: TableEntry) -> str:
     match disk.files(entry):
         case NtfsFiles() as files:
-            names = [name for name in files.names("\\") if not name.startswith("$")]
+            names = [name for name in files.names("\\") if name != "." and not name.startswith("$")]
             return f"an NTFS volume with {', '.join(names[:4]) or 'no files'}"
         case FatFiles():
             return "a FAT volume"

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import Final, assert_never
 
+from mediamaker.errors import SourceError, UsageError
 from mediamaker.install.boot_files import plan_boot_files
 from mediamaker.install.image_facts import (
     BootGeneration,
@@ -61,19 +62,83 @@ class InstallRequest:
         """Whether the layout has a partition for WinRE."""
         return self.layout.find(Role.RECOVERY) is not None
 
+    @property
+    def leaves_out_winre(self) -> bool:
+        """Whether nobody wants WinRE: staged, Windows' own setup would enable it all the same."""
+        return self.winre is WinreMode.NONE and not self.is_portable
+
 
 def read_image_facts(request: InstallRequest) -> ImageFacts:
-    """The image's facts; it can be installed.
+    """The image's facts; it can be installed, and the firmware starts such a disk.
 
     Raises:
-        UsageError: no such image; SourceError: it can't be installed for this firmware.
+        UsageError: no such image, or a layout that is not for the firmware;
+            SourceError: it can't be installed for this firmware.
     """
+    check_layout(request)
     facts = image_facts(request.wim_paths, request.image)
     for firmware in request.firmwares:
         check_installable(
             facts, firmware, generation=request.generation, what=str(request.wim_paths[0])
         )
     return facts
+
+
+def read_fitting_image(
+    request: InstallRequest,
+) -> tuple[InstallRequest, ImageFacts, tuple[str, ...]]:
+    """As :func:`read_image_facts`, for those firmwares that can start the image.
+
+    Returns the request for them, the facts, and why each of the others can't.
+
+    Raises:
+        UsageError: no such image; SourceError: none of them starts it.
+    """
+    facts = image_facts(request.wim_paths, request.image)
+    fitting: list[FirmwareKind] = []
+    reasons: list[str] = []
+    for firmware in request.firmwares:
+        try:
+            check_installable(
+                facts, firmware, generation=request.generation, what=str(request.wim_paths[0])
+            )
+        except SourceError as error:
+            reasons.append(error.message)
+        else:
+            fitting.append(firmware)
+    if not fitting:
+        return request, read_image_facts(request), ()
+    request = replace(request, firmwares=tuple(fitting))
+    check_layout(request)
+    return request, facts, tuple(reasons)
+
+
+def check_layout(request: InstallRequest) -> None:
+    """The layout is one that the firmware can start from; for Windows To Go, one of both.
+
+    Raises:
+        UsageError: no firmware that was asked for comes to the boot files.
+    """
+    reasons = [_why_not_started(request.layout, firmware) for firmware in request.firmwares]
+    if None in reasons:
+        return
+    raise UsageError(
+        f"--layout {request.layout.name} is not for {' or '.join(request.firmwares).upper()}: "
+        + "; ".join(reason for reason in reasons if reason is not None),
+        hint="leave out --layout, or name the --firmware that it is for",
+    )
+
+
+def _why_not_started(layout: DiskLayout, firmware: FirmwareKind) -> str | None:
+    found = layout.find(Role.SYSTEM)
+    match firmware:
+        case "bios":
+            return None if layout.table == "mbr" else "BIOS starts Windows only from an MBR"
+        case "uefi":
+            is_fat = found is not None and found[1].file_system == "fat32"
+            return None if is_fat else "UEFI firmware reads only FAT, its system partition is NTFS"
+        case _:
+            assert_never(firmware)
 
 
 def fills_recovery(request: InstallRequest, facts: ImageFacts) -> bool:
@@ -131,6 +196,12 @@ def choose_description(facts: ImageFacts) -> str:
     if number.isdecimal():
         return "Windows 10"
     return facts.name or "Windows"
+
+
+def has_boot_language(facts: ImageFacts, locale: str) -> bool:
+    """Whether the image has the boot manager's texts in this language."""
+    folder = f"/{locale.casefold()}/"
+    return any(folder in file.path.casefold() for file in facts.boot_files)
 
 
 def choose_locale(request: InstallRequest, facts: ImageFacts) -> str:

@@ -26,6 +26,7 @@ from mediamaker.execute.target import Target
 from mediamaker.execute.writer import write_extents
 from mediamaker.extents import ExtentMap
 from mediamaker.formats.bcd import pack_store
+from mediamaker.formats.mbr import MBR_SIZE
 from mediamaker.formats.reagent import (
     ReAgent,
     WinreLocation,
@@ -54,10 +55,12 @@ from mediamaker.install.request import (
     choose_description,
     choose_locale,
     fills_recovery,
+    has_boot_language,
 )
 from mediamaker.install.tools import run_tool
 from mediamaker.plan.boot_objects import BootIds
 from mediamaker.plan.boot_store import esp_recovery_store, installed_store, portable_store
+from mediamaker.plan.describe_install import describe_boots
 from mediamaker.plan.disk_layout import Role
 from mediamaker.plan.identity import Identities
 from mediamaker.plan.install import (
@@ -105,6 +108,19 @@ class DiskInstall:
             found.append("the image has no Winre.wim: there will be no recovery environment")
         elif wanted and not self.request.has_recovery_partition:
             found.append("the layout has no recovery partition: Winre.wim stays where it is staged")
+        elif fills_recovery(self.request, self.facts) and not self.has_winre:
+            found.append(
+                "the image has no boot.sdi, without which WinRE does not start: it is not "
+                "registered, Winre.wim stays where it is staged"
+            )
+        if self.request.leaves_out_winre and self.request.has_recovery_partition:
+            found.append("the recovery partition stays empty: a --layout without one saves it")
+        starts_bios = "bios" in self.request.firmwares
+        if starts_bios and self.placed.geometry.logical_sector_size != MBR_SIZE:
+            found.append("BIOS firmware starts no disk whose sectors are not of 512 bytes")
+        locale = self.request.locale
+        if locale is not None and not has_boot_language(self.facts, locale):
+            found.append(f"the image has no boot menus in {locale}: they will be in English")
         return tuple(found)
 
 
@@ -236,6 +252,7 @@ def prepare_disk(
         reagent = _make_reagent(install)
         extra_files[_REAGENT_PATH] = reagent
         recovery_tree = _recovery_tree(install, reagent, scratch, on_event=on_event, cancel=cancel)
+    if install.has_winre or request.leaves_out_winre:
         left_out = (tuple(WINRE_PATH.split("/")),)
     if request.is_custom_layout and not request.is_portable:
         extra_files.update(build_reset_files(placed))
@@ -283,8 +300,16 @@ def plan_install(prepared: PreparedDisk, windows: PreparedVolume | None) -> Inst
         sources=tuple(sources),
         mbr_code=load_mbr_code() if "bios" in install.request.firmwares else b"",
         warnings=install.warnings,
+        boots=_boots(install),
     )
     return plan_steps(plan, placed, prepared.image if windows is None else None)
+
+
+def _boots(install: DiskInstall) -> tuple[str, ...]:
+    """What finds something to start: the disk is made for it, and its boot files are there."""
+    firmwares = install.request.firmwares
+    names = describe_boots(install.placed, has_mbr_code="bios" in firmwares)
+    return tuple(name for name in names if name.casefold() in firmwares)
 
 
 def install_to_file(

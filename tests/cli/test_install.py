@@ -215,6 +215,11 @@ def test_a_dry_run_shows_and_writes_nothing(run, image, tmp_path):
         (("{wim}:7", "{disk}"), 2, "no image"),
         (("{wim}:1", "{disk}", "--size", "200MiB"), 4, "windows at least"),
         (("{wim}:1", "{disk}", "--layout", "nope"), 2, "no layout is called"),
+        (("{wim}:1", "{disk}", "--layout", "bios"), 2, "UEFI firmware reads only FAT"),
+        (("{wim}:1", "{disk}", "--layout", "uefi", "--firmware", "bios"), 2, "only from an MBR"),
+        (("{wim}:1", "{disk}", "--size", "0"), 2, "0 B"),
+        (("{wim}:1", "{disk}", "--locale", ""), 2, "not a language"),
+        (("{wim}:1", "{disk}", "--undo", "way-back"), 2, "no way back"),
         (("{wim}:1", "{wim}"), 4, "source itself"),
         (("{wim}:1",), 2, "no target"),
         (("{wim}:1", "/dev/nowhere"), 4, "no such device"),
@@ -244,3 +249,43 @@ def test_windows_pe_is_not_installed(run, tmp_path):
     code, events = run.json("install", f"{pe}:1", tmp_path / "disk.img")
     assert code == 3
     assert "Windows PE" in events[-1]["message"]
+
+
+@pytest.mark.parametrize(("mode", "is_there"), [("native", True), ("none", False)])
+def test_winre_is_staged_or_nowhere(run, image, tmp_path, mode, is_there):
+    disk = tmp_path / "disk.img"
+    result = installed(run, image, disk, "--size", "1500MiB", "--winre", mode)
+    assert not result["has_winre"]
+    windows, recovery = partitions(disk)[2:]
+    cut(disk, windows["start"] * 512, windows["size"] * 512, tmp_path / "windows")
+    with mounted(tmp_path / "windows", tmp_path / "mount") as root:
+        assert (root / "Windows/System32/Recovery/Winre.wim").exists() == is_there
+    cut(disk, recovery["start"] * 512, recovery["size"] * 512, tmp_path / "recovery")
+    with mounted(tmp_path / "recovery", tmp_path / "mount") as root:
+        assert not (root / "Recovery").exists()
+
+
+def test_winre_without_boot_sdi_is_not_registered_and_that_is_said(run, tmp_path):
+    files = {name: data for name, data in boot_contents().items() if "boot.sdi" not in name}
+    files |= {name: program(name) for name in LOADERS} | {WINRE: b"winre"}
+    bare = make_image(tmp_path, files=files)
+    code, events = run.json("install", f"{bare}:1", tmp_path / "disk.img", "--dry-run")
+    assert code == 0
+    assert not events[-1]["has_winre"]
+    said = [event["message"] for event in events if event["event"] == "warning"]
+    assert any("no boot.sdi" in message for message in said)
+
+
+def test_togo_is_for_the_firmwares_that_the_image_has(run, tmp_path):
+    files = {name: data for name, data in boot_contents().items() if "PCAT" not in name}
+    files |= {name: program(name) for name in LOADERS}
+    bare = make_image(tmp_path, files=files)
+    code, events = run.json("togo", f"{bare}:1", tmp_path / "disk.img", "--dry-run")
+    assert code == 0, events
+    assert events[-1]["firmware"] == ["uefi"]
+    said = [event["message"] for event in events if event["event"] == "warning"]
+    assert any("bootmgr is not in it" in message for message in said)
+    code, events = run.json(
+        "togo", f"{bare}:1", tmp_path / "disk.img", "--dry-run", "--firmware", "bios"
+    )
+    assert code == 3

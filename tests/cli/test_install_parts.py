@@ -145,6 +145,8 @@ def test_refused(run, image, disk, change, words, numbers, message):
         (("--windows", "{disk}:3", "--system", "{disk}"), "neither a partition"),
         (("--windows", "{disk}:3", "--system", "{image}:1"), "two disks"),
         (("{disk}", "--windows", "{disk}:3"), "contradict"),
+        (("--windows", "{disk}:3", "--system", "{disk}:1", "--winre", "none"), "--winre none"),
+        (("--windows", "{disk}:3", "--system", "{disk}:1", "--force"), "--force is for whole"),
     ],
 )
 def test_usage(run, image, disk, words, message):
