@@ -22,7 +22,7 @@ from mediamaker.devices.new_file import (
     name_beside,
     name_taken,
 )
-from mediamaker.errors import TargetRefusedError, TargetTooSmallError
+from mediamaker.errors import MediaError, TargetRefusedError, TargetTooSmallError
 from mediamaker.units import format_size
 
 
@@ -97,14 +97,7 @@ class FileTarget(Descriptor):
             os.close(descriptor)
             if partial_path is not None:
                 partial_path.unlink()
-            if error.errno not in {errno.EFBIG, errno.EINVAL, errno.ENOSPC}:
-                raise TargetRefusedError(f"{path}: {error.strerror}") from error
-            raise TargetTooSmallError(
-                f"{path}: its file system holds no file of {format_size(size)}: {error.strerror}",
-                needed_size=size,
-                available_size=0,
-                hint="put the image on another file system (FAT ends at 4 GiB)",
-            ) from error
+            raise _why_not_that_large(path, size, error) from error
         return cls(
             descriptor,
             path,
@@ -189,8 +182,15 @@ class FileTarget(Descriptor):
         return Path(f"/proc/{os.getpid()}/fd/{self._descriptor}")
 
     def grow(self, size: int) -> None:
-        """Make it ``size`` bytes; what is added is a hole."""
-        os.ftruncate(self._descriptor, size)
+        """Make it ``size`` bytes; what is added is a hole.
+
+        Raises:
+            TargetTooSmallError: the file system holds no file of that size.
+        """
+        try:
+            os.ftruncate(self._descriptor, size)
+        except OSError as error:
+            raise _why_not_that_large(self._path, size, error) from error
         self.size = size
 
     def pwrite(self, offset: int, buffer: memoryview) -> int:
@@ -323,6 +323,17 @@ def check_image_place(path: Path, *, replace: bool) -> None:
         TargetRefusedError: the name is taken, or there is no such directory that lets us.
     """
     check_new_file(path, replace=replace)
+
+
+def _why_not_that_large(path: Path, size: int, error: OSError) -> MediaError:
+    if error.errno not in {errno.EFBIG, errno.EINVAL, errno.ENOSPC}:
+        return TargetRefusedError(f"{path}: {error.strerror}")
+    return TargetTooSmallError(
+        f"{path}: its file system holds no file of {format_size(size)}: {error.strerror}",
+        needed_size=size,
+        available_size=0,
+        hint="put the image on another file system (FAT ends at 4 GiB), or make it smaller",
+    )
 
 
 def _open_partial(path: Path, partial: Path | None) -> tuple[int, Path | None]:

@@ -453,3 +453,12 @@ class TestBlockDevice:
             )
             assert (result.verify, result.digests) == (None, ())
             assert device.read_bytes() == rig.expected()
+
+
+def test_a_file_that_grows_too_large_is_told_by_name(tmp_path):
+    path = tmp_path / "disk.img"
+    with FileTarget.create(path, 4096) as target:
+        with pytest.raises(TargetTooSmallError, match=r"disk\.img: its file system holds no file"):
+            target.grow((1 << 63) - 4096)
+        target.abort()
+    assert not path.exists()
