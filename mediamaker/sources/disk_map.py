@@ -164,12 +164,11 @@ def _map_volume(
 
 
 def _clipped(pread: PRead, partition: DiskPartition) -> PRead:
-    """Reads inside of the partition; what damaged structures want beyond is zeros."""
+    """Reads inside of the partition; of what damaged structures want beyond, nothing comes."""
 
     def read(offset: int, size: int) -> bytes:
         inside = max(0, min(size, partition.size - offset))
-        data = pread(partition.start + offset, inside) if inside else b""
-        return data.ljust(size, b"\0")
+        return pread(partition.start + offset, inside) if inside else b""
 
     return read
 

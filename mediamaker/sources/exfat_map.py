@@ -95,7 +95,8 @@ class _ExfatVolume:
         if not is_sound:
             raise FormatError(f"{what}: exFAT: sizes that contradict each other")
         self._fat = pread(self._fat_offset, self._end_cluster * FAT_ENTRY_SIZE)
-        self._steps_left = 2 * boot.cluster_count + FILE_COUNT_MAX
+        # A sound volume has no cluster twice; a damaged one must not cost more than a sound one.
+        self._steps_left = 2 * len(self._fat) // FAT_ENTRY_SIZE
 
     def map(self) -> VolumeMap:
         self._add_structure("boot sector", 0, BOOT_SECTOR_SIZE)
@@ -151,6 +152,10 @@ class _ExfatVolume:
             count = -(-entry.size // self._cluster_size)
             if not FIRST_CLUSTER <= entry.cluster <= self._end_cluster - count:
                 return ()
+            if entry.is_directory:
+                self._steps_left -= count
+                if self._steps_left < 0 or entry.size > DIRECTORY_SIZE_MAX:
+                    return ()
             return ((self._address(entry.cluster), entry.size),) if entry.size else ()
         return cut_pieces(self._chain(entry), entry.size)
 

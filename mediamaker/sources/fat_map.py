@@ -105,7 +105,7 @@ class _FatVolume:
         needed = -(-self._end_cluster * self._bits // 8)
         self._fat = pread(self._reserved_size, min(self._fat_size, needed))
         # A sound volume has no cluster twice; a damaged one must not cost more than a sound one.
-        self._steps_left = 2 * count + FILE_COUNT_MAX
+        self._steps_left = 2 * len(self._fat) * 8 // self._bits
 
     def map(self) -> VolumeMap:
         self._add_structure("boot sector", 0, _HEAD_SIZE)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 PRead = Callable[[int, int], bytes]
-"""The bytes of ``[offset, offset + size)`` of a volume or disk."""
+"""The bytes of ``[offset, offset + size)`` of a volume or disk; fewer past its end."""
 
 FILE_COUNT_MAX = 2_000_000
 RECORD_PREFIX = "file record of "

@@ -25,6 +25,7 @@ _JOLIET_ESCAPES = (b"%/@", b"%/C", b"%/E")
 _PRIMARY, _SUPPLEMENTARY, _END = 1, 2, 255
 _IS_DIRECTORY, _IS_MULTI_EXTENT = 0x02, 0x80
 _DIRECTORY_SIZE_MAX = 64 * MIB
+_DIRECTORIES_SIZE_MAX = 256 * MIB
 _NM_HEAD_SIZE = 5
 
 
@@ -79,9 +80,13 @@ def _walk(
     problems: list[str] = []
     waiting = [("\\", root)]
     seen = {root.start}
+    left = _DIRECTORIES_SIZE_MAX
     while waiting:
         path, directory = waiting.pop()
         size = min(directory.size, _DIRECTORY_SIZE_MAX)
+        left -= size
+        if left < 0:
+            return (*problems, f"{path}: more than {_DIRECTORIES_SIZE_MAX} bytes of folders")
         items.append(MappedFile(path, Kind.DIRECTORY, size, ((directory.start, size),)))
         pieces: list[tuple[int, int]] = []
         for entry in _parse_records(pread(directory.start, size), has_joliet=has_joliet):

@@ -90,7 +90,7 @@ class _NtfsVolume:
         """Every record; the table's own further pieces are in records of its first one."""
         boot = self._boot
         self._take_record(0, boot.mft_offset, self._pread(boot.mft_offset, boot.record_size))
-        if (_DATA, "") not in self._files[0].streams:
+        if not self._pieces(self._files[0].streams.get((_DATA, ""), [])):
             raise FormatError(f"{self._what}: NTFS file record 0 does not describe the file table")
         number = 0
         while True:
@@ -111,8 +111,10 @@ class _NtfsVolume:
                 if number + count <= first:
                     number += count
                     continue
+                if number >= FILE_COUNT_MAX:
+                    return number
                 data = self._pread(start + at, count * size)
-                for index in range(count):
+                for index in range(len(data) // size):
                     record = data[index * size : (index + 1) * size]
                     if number + index > 0 and record[:4] == b"FILE":
                         self._take_record(number + index, start + at + index * size, record)

@@ -52,11 +52,17 @@ class TraceReport:
         )
 
 
-def report_trace(server: NbdServer, disk_map: DiskMap, result: BootResult) -> TraceReport:
+def report_trace(
+    server: NbdServer, disk_map: DiskMap, result: BootResult, *, architecture: str = "x64"
+) -> TraceReport:
     """Name what ``server`` gave to the machine of ``result``, and keep it in that one's folder."""
     trace = build_trace(server.log, disk_map)
     verdict = judge(
-        trace, disk_map, server.content.read, is_uefi=result.firmware is not Firmware.BIOS
+        trace,
+        disk_map,
+        server.content.read,
+        is_uefi=result.firmware is not Firmware.BIOS,
+        architecture=architecture,
     )
     json_path = result.directory / JSON_NAME
     picture_path = result.directory / PICTURE_NAME

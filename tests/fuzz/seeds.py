@@ -32,7 +32,7 @@ from mediamaker.sources.reader import SourceReader
 from mediamaker.sources.wim import read_wim
 from mediamaker.sources.wim_blobs import BlobReader
 from mediamaker.units import MIB
-from tests.fuzz import fuzz_udf_iso, fuzz_wim_chunks
+from tests.fuzz import fuzz_disk_map, fuzz_udf_iso, fuzz_wim_chunks
 from tests.hostile import make_iso, make_regf, make_wim
 from tests.hostile.iso9660_image import (
     FLAG_ASSOCIATED,
@@ -101,7 +101,35 @@ def make_seeds():
         "fuzz_bcd": dict(_stores()),
         "fuzz_udf_iso": packed,
         "fuzz_codec_json": dict(_documents()),
+        "fuzz_disk_map": dict(_disks()),
     }
+
+
+def _disks():
+    """Volumes without a table, and one in a partition."""
+    with tempfile.TemporaryDirectory(prefix="mediamaker-fuzz-") as folder:
+        image, small = Path(folder) / "image", Path(folder) / "file"
+        small.write_bytes(b"content" * 300)
+        made = {
+            "fat12": (128 << 10, ["mkfs.fat", "-F", "12"]),
+            "fat16": (5 * MIB, ["mkfs.fat", "-F", "16", "-s", "1"]),
+            "ntfs": (2 * MIB, ["mkntfs", "-F", "-Q", "-q"]),
+            "exfat": (6 * MIB, ["mkfs.exfat", "-c", "4K"]),
+        }
+        for name, (size, command) in made.items():
+            image.write_bytes(bytes(size))
+            _run(*command, image)
+            if name.startswith("fat"):
+                _run("mmd", "-i", image, "::folder", "::folder/another long name")
+                _run("mcopy", "-i", image, small, "::folder/another long name/some file.txt")
+            yield name, fuzz_disk_map.pack(image.read_bytes())
+        tree = _make_tree(Path(folder) / "tree")
+        yield "iso", fuzz_disk_map.pack(_run("genisoimage", "-o", "-", "-quiet", "-J", "-R", tree))
+        partition = MbrPartition(0x0C, 8, 2048)
+        head = pack_mbr(Mbr(disk_signature=7, partitions=(partition,)))
+        image.write_bytes(bytes(MIB))
+        _run("mkfs.fat", image)
+        yield "partition", fuzz_disk_map.pack(head.ljust(8 * 512, b"\0") + image.read_bytes())
 
 
 def _stores():

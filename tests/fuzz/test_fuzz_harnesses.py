@@ -11,6 +11,7 @@ from mediamaker.units import MIB
 from tests.fuzz import (
     fuzz_bcd,
     fuzz_codec_json,
+    fuzz_disk_map,
     fuzz_partition_tables,
     fuzz_regf,
     fuzz_udf_iso,
@@ -31,6 +32,7 @@ HARNESSES = (
     fuzz_bcd,
     fuzz_udf_iso,
     fuzz_codec_json,
+    fuzz_disk_map,
 )
 INPUT_COUNT = 400
 SECONDS_MAX = 5
