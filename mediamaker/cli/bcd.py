@@ -7,7 +7,7 @@ import argparse
 
 from mediamaker.cli import bcd_change, bcd_create, bcd_show
 from mediamaker.cli.output import Output
-from mediamaker.cli.wim import SubVerb
+from mediamaker.cli.subverbs import SubVerb, add_subverbs, run_subverb
 from mediamaker.errors import ExitCode
 
 SUBVERBS = (
@@ -51,24 +51,9 @@ SUBVERBS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-verbs and their arguments."""
-    subparsers = parser.add_subparsers(dest="bcd_verb", metavar="WHAT", required=True)
-    for verb in SUBVERBS:
-        sub = subparsers.add_parser(
-            verb.name,
-            help=verb.help,
-            description=verb.help[0].upper() + verb.help[1:] + ".",
-            epilog=f"example:\n  {verb.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        verb.add_arguments(sub)
-        sub.add_argument(
-            "--json", action="store_true", help="one JSON object a line instead of text"
-        )
-        sub.set_defaults(run_bcd=verb.run)
+    add_subverbs(parser, SUBVERBS)
 
 
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Do what the sub-verb says."""
-    code: ExitCode = args.run_bcd(args, output)
-    return code
+    return run_subverb(args, output)

@@ -15,7 +15,7 @@ from typing import Any
 
 from mediamaker.cli.options import size_argument
 from mediamaker.cli.output import Output
-from mediamaker.cli.wim import SubVerb
+from mediamaker.cli.subverbs import SubVerb, add_subverbs, run_subverb
 from mediamaker.errors import ExitCode, FormatError, UsageError
 from mediamaker.formats.boot_sectors import read_start_lba
 from mediamaker.formats.mbr import TYPE_GPT_PROTECTIVE
@@ -39,27 +39,12 @@ _TYPE_CODES = slice(0x1C2, 0x1FE, 16)  # of the four partition entries
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-verbs and their arguments."""
-    subparsers = parser.add_subparsers(dest="bootsector_verb", metavar="WHAT", required=True)
-    for verb in SUBVERBS:
-        sub = subparsers.add_parser(
-            verb.name,
-            help=verb.help,
-            description=verb.help[0].upper() + verb.help[1:] + ".",
-            epilog=f"example:\n  {verb.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        verb.add_arguments(sub)
-        sub.add_argument(
-            "--json", action="store_true", help="one JSON object a line instead of text"
-        )
-        sub.set_defaults(run_bootsector=verb.run)
+    add_subverbs(parser, SUBVERBS)
 
 
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Do what the sub-verb says."""
-    code: ExitCode = args.run_bootsector(args, output)
-    return code
+    return run_subverb(args, output)
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:

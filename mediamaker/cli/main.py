@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from mediamaker import __version__
 from mediamaker.cli.output import Output
+from mediamaker.cli.subverbs import add_json_option, add_verb_parser
 from mediamaker.cli.verbs import VERBS
 from mediamaker.errors import ExitCode, MediaError, RunInterruptedError, UsageError
 
@@ -49,21 +50,12 @@ def build_parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"mediamaker {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in VERBS:
-        sub = subparsers.add_parser(
-            verb.name,
-            help=verb.help,
-            description=verb.help[0].upper() + verb.help[1:] + ".",
-            epilog=f"example:\n  {verb.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        sub = add_verb_parser(subparsers, verb.name, verb.help, verb.example)
         if verb.name not in arguments:
             continue
         module = verb.load()
         module.add_arguments(sub)
-        sub.add_argument(
-            "--json", action="store_true", help="one JSON object a line instead of text"
-        )
+        add_json_option(sub)
         sub.set_defaults(run=module.run)
     return parser
 

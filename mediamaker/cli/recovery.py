@@ -14,7 +14,7 @@ from typing import Any
 from mediamaker import __version__
 from mediamaker.cli.options import size_argument
 from mediamaker.cli.output import Output
-from mediamaker.cli.wim import SubVerb
+from mediamaker.cli.subverbs import SubVerb, add_subverbs, run_subverb
 from mediamaker.cli.wim_work import working
 from mediamaker.cli.windows_disk import (
     add_confirm_option,
@@ -25,7 +25,7 @@ from mediamaker.cli.windows_disk import (
 )
 from mediamaker.devices.target import is_block_device
 from mediamaker.errors import ExitCode
-from mediamaker.execute.progress import ProgressMeter
+from mediamaker.execute.progress import Phase, ProgressMeter, writes_as
 from mediamaker.install.changes import changes_size
 from mediamaker.install.disk_file import ChangeableDisk, identify
 from mediamaker.install.recovery_add import (
@@ -102,7 +102,7 @@ def run_add(args: argparse.Namespace, output: Output) -> ExitCode:
                     disk_size=disk.size,
                     sector_size=disk.logical_sector_size,
                     request=request,
-                    on_event=work.on_event,
+                    on_event=writes_as(work.on_event, Phase.PREPARE),
                     cancel=work.cancel,
                 )
             )
@@ -190,27 +190,12 @@ SUBVERBS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-verbs and their arguments."""
-    subparsers = parser.add_subparsers(dest="recovery_verb", metavar="WHAT", required=True)
-    for verb in SUBVERBS:
-        sub = subparsers.add_parser(
-            verb.name,
-            help=verb.help,
-            description=verb.help[0].upper() + verb.help[1:] + ".",
-            epilog=f"example:\n  {verb.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        verb.add_arguments(sub)
-        sub.add_argument(
-            "--json", action="store_true", help="one JSON object a line instead of text"
-        )
-        sub.set_defaults(run_recovery=verb.run)
+    add_subverbs(parser, SUBVERBS)
 
 
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Do what the sub-verb says."""
-    code: ExitCode = args.run_recovery(args, output)
-    return code
+    return run_subverb(args, output)
 
 
 def _undo_path(args: argparse.Namespace) -> Path:

@@ -4,24 +4,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from dataclasses import dataclass
 
 from mediamaker.cli import wim_cache, wim_images, wim_read, wim_write
 from mediamaker.cli.output import Output
+from mediamaker.cli.subverbs import SubVerb, add_subverbs, run_subverb
 from mediamaker.errors import ExitCode
-
-
-@dataclass(frozen=True, slots=True)
-class SubVerb:
-    """One ``mediamaker wim NAME``."""
-
-    name: str
-    help: str
-    example: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace, Output], ExitCode]
-
 
 SUBVERBS = (
     SubVerb(
@@ -141,24 +128,9 @@ SUBVERBS = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-verbs and their arguments."""
-    subparsers = parser.add_subparsers(dest="wim_verb", metavar="WHAT", required=True)
-    for verb in SUBVERBS:
-        sub = subparsers.add_parser(
-            verb.name,
-            help=verb.help,
-            description=verb.help[0].upper() + verb.help[1:] + ".",
-            epilog=f"example:\n  {verb.example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
-        verb.add_arguments(sub)
-        sub.add_argument(
-            "--json", action="store_true", help="one JSON object a line instead of text"
-        )
-        sub.set_defaults(run_wim=verb.run)
+    add_subverbs(parser, SUBVERBS)
 
 
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Do what the sub-verb says."""
-    code: ExitCode = args.run_wim(args, output)
-    return code
+    return run_subverb(args, output)
