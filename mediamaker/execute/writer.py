@@ -331,7 +331,8 @@ class _Writer:
         """Claim what was flushed by now; never less than what was claimed before."""
         self._unflushed.append((streamed_size, step.start + step.size))
         end = 0
-        while self._unflushed and self._unflushed[0][0] <= self._flusher.durable_size:
+        durable_size = self._flusher.durable_size
+        while durable_size and self._unflushed and self._unflushed[0][0] <= durable_size:
             _, end = self._unflushed.popleft()
         if end > journal.end:
             journal.record(end)
