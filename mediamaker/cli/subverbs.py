@@ -42,11 +42,11 @@ def run_subverb(args: argparse.Namespace, output: Output) -> ExitCode:
 
 
 def add_verb_parser(
-    subparsers: argparse._SubParsersAction[argparse.ArgumentParser],
+    subparsers: argparse._SubParsersAction[Parser],
     name: str,
     help_line: str,
     example: str,
-) -> argparse.ArgumentParser:
+) -> Parser:
     """A parser whose help says what the verb does and shows a whole command."""
     return subparsers.add_parser(
         name,
