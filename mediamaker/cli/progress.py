@@ -20,6 +20,7 @@ from mediamaker.units import format_size
 _LINE_INTERVAL_SECONDS = 5.0
 _WORDS = {
     Phase.PREPARE: "preparing",
+    Phase.APPLY: "applying Windows",
     Phase.INVALIDATE: "blanking",
     Phase.WRITE: "writing",
     Phase.FLUSH: "flushing",
@@ -44,7 +45,7 @@ class ProgressView:
         self._next_line = 0.0
         if not output.as_json and sys.stderr.isatty():
             self._bar = Bar(
-                TextColumn("{task.description:<12}"),
+                TextColumn("{task.description:<16}"),
                 BarColumn(),
                 TextColumn("{task.percentage:>5.1f} %"),
                 DownloadColumn(binary_units=True),
@@ -111,7 +112,7 @@ class ProgressView:
         self._next_line = now + _LINE_INTERVAL_SECONDS
         share = event.bytes_done * 1000 // event.bytes_total
         self._output.note(
-            f"  {self._words[event.phase]:<12} {share // 10:>3}.{share % 10} %  "
+            f"  {self._words[event.phase]:<16} {share // 10:>3}.{share % 10} %  "
             f"{format_size(event.bytes_done)} of {format_size(event.bytes_total)}  {_speed(event)}"
         )
 

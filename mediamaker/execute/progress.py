@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Literal
 
@@ -23,9 +23,10 @@ BUSY_SHARE_MIN = 0.3
 
 
 class Phase(Enum):
-    """What is being done; in this order, ``PREPARE`` first."""
+    """What is being done; in this order, ``PREPARE`` first. ``APPLY``: an image onto a volume."""
 
     PREPARE = "prepare"
+    APPLY = "apply"
     INVALIDATE = "invalidate"
     WRITE = "write"
     FLUSH = "flush"
@@ -56,6 +57,17 @@ class Notice:
 Event = Progress | Notice
 OnEvent = Callable[[Event], None]
 Clock = Callable[[], float]
+
+
+def writes_as(on_event: OnEvent, phase: Phase) -> OnEvent:
+    """A listener for work that writes to serve another purpose: its writes are called ``phase``."""
+
+    def renamed(event: Event) -> None:
+        if isinstance(event, Progress) and event.phase is Phase.WRITE:
+            event = replace(event, phase=phase)
+        on_event(event)
+
+    return renamed
 
 
 def ignore_event(event: Event) -> None:

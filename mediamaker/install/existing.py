@@ -21,7 +21,7 @@ from typing import Final
 from mediamaker.devices.block_target import BlockTarget
 from mediamaker.errors import TargetIOError, TargetRefusedError
 from mediamaker.execute.interrupts import check_cancelled
-from mediamaker.execute.progress import OnEvent, ProgressMeter
+from mediamaker.execute.progress import OnEvent, Phase, ProgressMeter, writes_as
 from mediamaker.extents import FileRange, Literal, Unwritten, Zeros
 from mediamaker.formats.bcd import pack_store, parse_store
 from mediamaker.install.apply_windows import apply_windows
@@ -142,7 +142,7 @@ def _computed_changes(
         install.firmware,
         scratch,
         generation=install.request.generation if install.firmware == "uefi" else "2011",
-        on_event=on_event,
+        on_event=writes_as(on_event, Phase.PREPARE),
         cancel=cancel,
     )
     contents: dict[NtfsPath, Path | bytes] = {}
@@ -255,7 +255,7 @@ def _fill_windows(
         volume,
         scratch=scratch,
         is_held=is_device,
-        on_event=on_event,
+        on_event=writes_as(on_event, Phase.APPLY),
         cancel=cancel,
     )
     check = None

@@ -21,7 +21,7 @@ from mediamaker.devices.file_target import FileTarget
 from mediamaker.devices.kernel_partitions import PartitionRange, kernel_partitions
 from mediamaker.errors import FormatError, MediaError, SourceError, ToolError
 from mediamaker.execute.create import ExecuteResult, execute_plan
-from mediamaker.execute.progress import OnEvent, ProgressMeter
+from mediamaker.execute.progress import OnEvent, Phase, ProgressMeter, writes_as
 from mediamaker.execute.target import Target
 from mediamaker.execute.writer import write_extents
 from mediamaker.extents import ExtentMap
@@ -220,6 +220,7 @@ def prepare_disk(
         SourceError: the image is damaged; TargetIOError: no room in ``scratch``.
     """
     request, placed = install.request, install.placed
+    on_event = writes_as(on_event, Phase.PREPARE)
     files: dict[NtfsPath, BootFile] = {}
     for firmware in request.firmwares:
         for file in extract_boot_files(
@@ -455,7 +456,7 @@ def _apply(
         left_out=prepared.left_out,
         modified_ns=prepared.install.request.modified_ns,
         is_held=is_held,
-        on_event=on_event,
+        on_event=writes_as(on_event, Phase.APPLY),
         cancel=cancel,
     )
     if not is_verifying:

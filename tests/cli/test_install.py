@@ -276,6 +276,15 @@ def test_winre_without_boot_sdi_is_not_registered_and_that_is_said(run, tmp_path
     assert any("no boot.sdi" in message for message in said)
 
 
+def test_progress_says_what_is_done_with_windows(run, image, tmp_path):
+    code, events = run.json("install", f"{image}:1", tmp_path / "disk.img", "--size", "1500MiB")
+    assert code == 0
+    phases = [event["phase"] for event in events if event["event"] == "progress"]
+    order = list(dict.fromkeys(phases))
+    assert order[:3] == ["prepare", "apply", "verify"]
+    assert phases.index("write") > phases.index("apply")
+
+
 def test_togo_is_for_the_firmwares_that_the_image_has(run, tmp_path):
     files = {name: data for name, data in boot_contents().items() if "PCAT" not in name}
     files |= {name: program(name) for name in LOADERS}

@@ -57,6 +57,7 @@ def test_the_whole_way_in_json(run, rig, winre):
     code, events = run.json("recovery", "add", rig.path, *options, "--dry-run")
     assert code == 0
     dry = events[-1]
+    assert {event.get("phase") for event in events} & {"write", "flush", "commit"} == set()
     assert dry["undo"] is None
     assert digest(rig.path) == before
     assert not undo_path.exists()
