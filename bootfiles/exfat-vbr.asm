@@ -18,14 +18,15 @@
         cpu     386
         bits    16
 
-VBR             equ 0x7C00
-STATE           equ 0x7E00              ; variables, 512 bytes
+        %include "volume.inc"
+        %include "stop.inc"
+        %include "disk-read.inc"
+        %include "bootmgr.inc"
+
 STAGE2          equ 0x9000              ; up to 4064 bytes; a 4 KiB sector 0 ends at 0x8C00
 RAW             equ 0xC000              ; stage 2 with signatures in between, up to 8 KiB
 FAT_BUFFER      equ 0xC000              ; one sector, up to 4 KiB
 ROOT_BUFFER     equ 0xD000              ; one sector, up to 4 KiB
-BOOTMGR         equ 0x20000             ; linear; a 64 KiB boundary
-MEMORY_END      equ 0xA0000             ; nothing is ever loaded past this
 
 STAGE2_SIZE     equ stage2_end - stage2_start
 STAGE2_MAX      equ 8 * (512 - EXTENDED_SIGNATURE_SIZE)
@@ -33,15 +34,9 @@ EXTENDED_SIGNATURE_SIZE equ 4
 HEAD_SIGNATURE  equ "MMX2"
 TAIL_SIGNATURE  equ "2XMM"
 
-READ_TRIES      equ 5
-READ_MAX        equ 64                  ; sectors a call; some BIOSes fail above 127
 CLUSTER_END     equ 0xFFFFFFFF          ; the last cluster of a chain has this
 CLUSTER_SHIFT_MAX equ 25                ; clusters have 32 MiB at most
 SECTOR_SHIFT_MIN equ 9
-
-PART_TYPE       equ 4                   ; in an MBR partition entry
-PART_LBA        equ 8
-PART_SECTORS    equ 12
 
 TYPE_FILE       equ 0x85                ; directory entries
 TYPE_STREAM     equ 0xC0
@@ -78,13 +73,7 @@ fat_count               resb 1          ; 110
 drive                   resb 1          ; 111, DriveSelect
 
         absolute STATE
-partition_entry         resb 16         ; copy of what DS:SI pointed to
-packet:                                 ; disk address packet of int 13h 42h
-.size                   resw 1
-.count                  resw 1
-.offset                 resw 1
-.segment                resw 1
-.lba                    resd 2
+        volume_state
 cached_fat_sector       resd 1          ; volume sector that FAT_BUFFER holds
 active_fat_sector       resd 1          ; volume sector where the FAT in use starts
 cluster_sectors         resd 1
@@ -112,45 +101,8 @@ destination             resd 1          ; linear address for the next sector of 
         nop
         times 120 - ($ - $$) db 0       ; name and fields are the volume's, not ours
 
-start:
-        cli
-        xor     ax, ax
-        mov     ss, ax
-        mov     sp, VBR
-        sti
-        cld
-        mov     es, ax
-        mov     di, partition_entry     ; before anything else can overwrite it
-        mov     cx, 8
-        rep movsw
-        mov     ds, ax
-        jmp     0:.normalised           ; some loaders enter at 07C0:0000
-.normalised:
-        mov     [drive], dl
-
-        ; The entry's LBA comes first: formatters leave 0 in PartitionOffset. An entry that makes
-        ; no sense, or leads to no stage 2 of ours, leaves the volume's word for it.
-        mov     si, partition_entry
-        test    byte [si], 0x7F         ; active flag: 80 or 00
-        jnz     .use_field
-        cmp     byte [si + PART_TYPE], 0
-        je      .use_field
-        cmp     dword [si + PART_SECTORS], 0
-        je      .use_field
-        mov     eax, [si + PART_LBA]
-        test    eax, eax
-        jz      .use_field
-        call    load_stage2
-        jnc     .found
-        cmp     dword [partition_offset], 0
-        je      stop0                   ; never a partition's start: nothing better to try
-.use_field:
-        mov     eax, [partition_offset]
-        call    load_stage2
-        jc      stop0
-.found:
-        mov     [hidden_sectors], eax   ; for stage 2, and for BOOTMGR
-        jmp     0:stage2_entry
+        %define VOLUME_START partition_offset
+        %include "sector0-start.inc"
 
 ; EAX = first LBA of the partition, kept. CF = 0: stage 2 is loaded and is ours, else SI = why.
 load_stage2:
@@ -176,22 +128,7 @@ load_stage2:
         mov     dword [packet.lba + 4], 0
         add     dword [packet.lba], 1
         adc     dword [packet.lba + 4], 0
-        mov     di, READ_TRIES
-.read:
-        mov     [packet.count], bp      ; a failed call may have changed it
-        mov     si, packet
-        mov     dl, [drive]
-        pushad
-        mov     ah, 0x42
-        int     0x13
-        popad
-        jnc     .check
-        pushad
-        xor     ax, ax                  ; reset the disk, then again
-        int     0x13
-        popad
-        dec     di
-        jnz     .read
+        read_packet bp, di, .check
         mov     si, read0_text
 .fail:
         stc
@@ -205,41 +142,7 @@ load_stage2:
         add     si, EXTENDED_SIGNATURE_SIZE
         dec     bp
         jnz     .piece
-        mov     si, damaged0_text
-        cmp     dword [STAGE2], HEAD_SIGNATURE
-        jne     .fail
-        cmp     dword [STAGE2 + STAGE2_SIZE - 4], TAIL_SIGNATURE
-        jne     .fail
-        clc
-        ret
-
-stop0:                                  ; SI = what went wrong
-        call    print0
-        mov     si, restart0_text
-        call    print0
-        xor     ax, ax                  ; wait for a key
-        int     0x16
-        jmp     0xFFFF:0                ; the reset vector
-
-print0:
-        lodsb
-        test    al, al
-        jz      .end
-        mov     ah, 0x0E
-        mov     bx, 0x0007
-        push    si
-        int     0x10
-        pop     si
-        jmp     short print0
-.end:
-        ret
-
-damaged0_text   db "Boot code of this volume is damaged", 0
-read0_text      db "Disk read error", 0
-restart0_text   db 13, 10, "Press any key to restart", 13, 10, 0
-
-        times 510 - ($ - $$) db 0
-        dw      0xAA55
+        %include "sector0-end.inc"
 
 ; ---------------------------------------------------------------------------------------------
         section stage2 start=512 vstart=STAGE2
@@ -253,15 +156,9 @@ stage2_entry:
         call    find_bootmgr            ; first_cluster, data_size, valid_size, is_contiguous
         call    check_size              ; sectors_left
         call    load_bootmgr
-        call    clear_unwritten
+        call    clear_the_rest
 
-        mov     ax, 0x2401              ; A20 on; where the BIOS can't, it is on already
-        int     0x15
-        xor     ax, ax
-        mov     ds, ax
-        mov     es, ax
-        mov     dl, [drive]
-        jmp     (BOOTMGR >> 4):0        ; SS:SP is 0:7C00 again: every call has returned
+        enter_bootmgr
 
 ; -> cluster_sectors, last_cluster, active_fat_sector.
 read_layout:
@@ -428,21 +325,7 @@ check_size:
         xor     edx, edx
         div     ebx
         mov     [sectors_left], eax
-        mul     ebx
-        lea     ebx, [eax + BOOTMGR]    ; end of what will be loaded
-        int     0x12                    ; KiB of base memory
-        movzx   eax, ax
-        shl     eax, 10
-        movzx   ecx, word [0x040E]      ; EBDA segment; int 12h of some BIOSes forgets it
-        shl     ecx, 4
-        cmp     ecx, BOOTMGR            ; 0 or nonsense: no EBDA
-        jbe     .no_ebda
-        cmp     ecx, eax
-        jae     .no_ebda
-        mov     eax, ecx
-.no_ebda:
-        cmp     ebx, eax
-        ja      stop
+        check_base_memory
         ret
 
 ; first_cluster and sectors_left, at least 1. Neighbouring clusters are read in one go. A chain
@@ -486,24 +369,9 @@ load_bootmgr:
         jne     stop
         ; fall through
 
-; Reads run_sector, run_length to destination; sectors_left goes down. No call crosses a 64 KiB
-; boundary: older BIOSes and their DMA can't.
+; Reads run_sector, run_length to destination; sectors_left goes down.
 load_run:
-        movzx   ebx, word [bytes_per_sector]
-        movzx   eax, word [destination]
-        neg     eax
-        add     eax, 0x10000            ; bytes up to the boundary: 1 sector at least
-        xor     edx, edx
-        div     ebx
-        cmp     eax, READ_MAX
-        jbe     .within_call
-        mov     eax, READ_MAX
-.within_call:
-        cmp     eax, [run_length]
-        jbe     .within_run
-        mov     eax, [run_length]
-.within_run:
-        mov     ecx, eax
+        call_sectors word [destination], [run_length]
         mov     eax, [run_sector]
         mov     edx, [run_sector + 4]
         mov     edi, [destination]
@@ -519,21 +387,8 @@ load_run:
         ret
 
 ; What was never written of BOOTMGR reads as zeros.
-clear_unwritten:
-        cmp     dword [valid_size + 4], 0
-        jne     .end
-        mov     edi, [valid_size]
-.byte:
-        cmp     edi, [data_size]
-        jae     .end
-        lea     eax, [edi + BOOTMGR]
-        shr     eax, 4
-        mov     es, ax
-        mov     bx, di
-        and     bx, 0x0F
-        mov     byte [es:bx], 0
-        inc     edi
-        jmp     .byte
+clear_the_rest:
+        clear_unwritten .end
 .end:
         ret
 
@@ -579,60 +434,9 @@ next_cluster:
         inc     eax
         ret
 
-; Volume sector EDX:EAX, CX sectors, to linear address EDI (a multiple of 16). Keeps all
-; registers.
-read_sectors:
-        pushad
-        add     eax, [hidden_sectors]
-        adc     edx, 0                  ; a volume may reach past 2 TiB though it starts below
-        mov     [packet.lba], eax
-        mov     [packet.lba + 4], edx
-        mov     word [packet.size], 16
-        mov     word [packet.offset], 0
-        shr     edi, 4
-        mov     [packet.segment], di
-        mov     di, READ_TRIES
-.read:
-        mov     [packet.count], cx      ; a failed call may have changed it
-        mov     si, packet
-        mov     dl, [drive]
-        pushad
-        mov     ah, 0x42
-        int     0x13
-        popad
-        jnc     .done
-        pushad
-        xor     ax, ax                  ; reset the disk, then again
-        int     0x13
-        popad
-        dec     di
-        jnz     .read
-        mov     si, read_text
-        jmp     stop
-.done:
-        popad
-        ret
+        read_sectors_routine
 
-stop:                                   ; SI = what went wrong
-        call    print
-        mov     si, restart_text
-        call    print
-        xor     ax, ax                  ; wait for a key
-        int     0x16
-        jmp     0xFFFF:0                ; the reset vector
-
-print:
-        lodsb
-        test    al, al
-        jz      .end
-        mov     ah, 0x0E
-        mov     bx, 0x0007
-        push    si
-        int     0x10
-        pop     si
-        jmp     short print
-.end:
-        ret
+        stop_routines stop, print, restart_text
 
 BOOTMGR_UNITS   equ 7
 
@@ -645,7 +449,7 @@ chain_text      db "BOOTMGR is damaged: its cluster chain is wrong", 0
 root_text       db "Root directory is damaged: its cluster chain is wrong", 0
 layout_text     db "Not an exFAT volume, or its boot sector is damaged", 0
 read_text       db "Disk read error", 0
-restart_text    db 13, 10, "Press any key to restart", 13, 10, 0
+restart_text    db RESTART_MESSAGE
 
         times (4 - ($ - $$) % 4) % 4 db 0
         dd      TAIL_SIGNATURE

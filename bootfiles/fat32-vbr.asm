@@ -18,27 +18,22 @@
         cpu     386
         bits    16
 
-VBR             equ 0x7C00
-STATE           equ 0x7E00              ; variables, 512 bytes
+        %include "volume.inc"
+        %include "stop.inc"
+        %include "disk-read.inc"
+        %include "bootmgr.inc"
+
 STAGE2          equ 0x9000              ; up to 12 KiB; a 4 KiB sector 0 ends at 0x8C00
 FAT_BUFFER      equ 0xC000              ; one sector, up to 4 KiB
 ROOT_BUFFER     equ 0xD000              ; one sector, up to 4 KiB
-BOOTMGR         equ 0x20000             ; linear; a 64 KiB boundary
-MEMORY_END      equ 0xA0000             ; nothing is ever loaded past this
 
 STAGE2_SECTOR   equ 16                  ; MANIFEST.toml says it too
 STAGE2_SIZE     equ stage2_end - stage2_start
 HEAD_SIGNATURE  equ "MMS2"
 TAIL_SIGNATURE  equ "2SMM"
 
-READ_TRIES      equ 5
-READ_MAX        equ 64                  ; sectors a call; some BIOSes fail above 127
 DIRECTORY_MAX   equ 65536 * 32          ; bytes: no FAT directory may be longer
 CLUSTER_END     equ 0x0FFFFFF8          ; this and above: last cluster of a chain
-
-ENTRY_TYPE      equ 4                   ; in an MBR partition entry
-ENTRY_LBA       equ 8
-ENTRY_SECTORS   equ 12
 
 ATTR_LABEL_DIR  equ 0x18                ; volume label (long names have it too), directory
 DIR_ATTR        equ 11                  ; in a directory entry
@@ -67,13 +62,7 @@ root_cluster            resd 1          ; 0x2C
 drive                   resb 1
 
         absolute STATE
-partition_entry         resb 16         ; copy of what DS:SI pointed to
-packet:                                 ; disk address packet of int 13h 42h
-.size                   resw 1
-.count                  resw 1
-.offset                 resw 1
-.segment                resw 1
-.lba                    resd 2
+        volume_state
 cached_fat_sector       resd 1          ; volume sector that FAT_BUFFER holds
 active_fat_sector       resd 1          ; volume sector where the FAT in use starts
 data_sector             resd 1          ; volume sector of cluster 2
@@ -94,45 +83,8 @@ destination             resd 1          ; linear address for the next sector of 
         nop
         times 0x5A - ($ - $$) db 0      ; OEM name and BPB are the volume's, not ours
 
-start:
-        cli
-        xor     ax, ax
-        mov     ss, ax
-        mov     sp, VBR
-        sti
-        cld
-        mov     es, ax
-        mov     di, partition_entry     ; before anything else can overwrite it
-        mov     cx, 8
-        rep movsw
-        mov     ds, ax
-        jmp     0:.normalised           ; some loaders enter at 07C0:0000
-.normalised:
-        mov     [drive], dl
-
-        ; The entry's LBA comes first: formatters leave 0 in the BPB of a volume image. An entry
-        ; that makes no sense, or leads to no stage 2 of ours, leaves the BPB's word for it.
-        mov     si, partition_entry
-        test    byte [si], 0x7F         ; active flag: 80 or 00
-        jnz     .use_bpb
-        cmp     byte [si + ENTRY_TYPE], 0
-        je      .use_bpb
-        cmp     dword [si + ENTRY_SECTORS], 0
-        je      .use_bpb
-        mov     eax, [si + ENTRY_LBA]
-        test    eax, eax
-        jz      .use_bpb
-        call    load_stage2
-        jnc     .found
-        cmp     dword [hidden_sectors], 0
-        je      stop0                   ; never a partition's start: nothing better to try
-.use_bpb:
-        mov     eax, [hidden_sectors]
-        call    load_stage2
-        jc      stop0
-.found:
-        mov     [hidden_sectors], eax   ; for stage 2, and for BOOTMGR
-        jmp     0:stage2_entry
+        %define VOLUME_START hidden_sectors
+        %include "sector0-start.inc"
 
 ; EAX = first LBA of the partition, kept. CF = 0: stage 2 is loaded and is ours, else SI = why.
 load_stage2:
@@ -155,62 +107,13 @@ load_stage2:
         mov     dword [packet.lba + 4], 0
         add     dword [packet.lba], STAGE2_SECTOR
         adc     dword [packet.lba + 4], 0
-        mov     di, READ_TRIES
-.read:
-        mov     [packet.count], cx      ; a failed call may have changed it
-        mov     si, packet
-        mov     dl, [drive]
-        pushad
-        mov     ah, 0x42
-        int     0x13
-        popad
-        jnc     .check
-        pushad
-        xor     ax, ax                  ; reset the disk, then again
-        int     0x13
-        popad
-        dec     di
-        jnz     .read
+        read_packet cx, di, .check
         mov     si, read0_text
 .fail:
         stc
         ret
 .check:
-        mov     si, damaged0_text
-        cmp     dword [STAGE2], HEAD_SIGNATURE
-        jne     .fail
-        cmp     dword [STAGE2 + STAGE2_SIZE - 4], TAIL_SIGNATURE
-        jne     .fail
-        clc
-        ret
-
-stop0:                                  ; SI = what went wrong
-        call    print0
-        mov     si, restart0_text
-        call    print0
-        xor     ax, ax                  ; wait for a key
-        int     0x16
-        jmp     0xFFFF:0                ; the reset vector
-
-print0:
-        lodsb
-        test    al, al
-        jz      .end
-        mov     ah, 0x0E
-        mov     bx, 0x0007
-        push    si
-        int     0x10
-        pop     si
-        jmp     short print0
-.end:
-        ret
-
-damaged0_text   db "Boot code of this volume is damaged", 0
-read0_text      db "Disk read error", 0
-restart0_text   db 13, 10, "Press any key to restart", 13, 10, 0
-
-        times 510 - ($ - $$) db 0
-        dw      0xAA55
+        %include "sector0-end.inc"
 
 ; ---------------------------------------------------------------------------------------------
         section stage2 start=512 vstart=STAGE2
@@ -225,13 +128,7 @@ stage2_entry:
         call    check_size              ; sectors_left
         call    load_bootmgr
 
-        mov     ax, 0x2401              ; A20 on; where the BIOS can't, it is on already
-        int     0x15
-        xor     ax, ax
-        mov     ds, ax
-        mov     es, ax
-        mov     dl, [drive]
-        jmp     (BOOTMGR >> 4):0        ; SS:SP is 0:7C00 again: every call has returned
+        enter_bootmgr
 
 ; BPB -> active_fat_sector, data_sector, last_cluster. All "sectors" count from the volume's
 ; start; 32 bits are enough for these, the disk's 64-bit LBA is made in read_sectors.
@@ -372,21 +269,7 @@ check_size:
         xor     edx, edx
         div     ebx
         mov     [sectors_left], eax
-        mul     ebx
-        lea     ebx, [eax + BOOTMGR]    ; end of what will be loaded
-        int     0x12                    ; KiB of base memory
-        movzx   eax, ax
-        shl     eax, 10
-        movzx   ecx, word [0x040E]      ; EBDA segment; int 12h of some BIOSes forgets it
-        shl     ecx, 4
-        cmp     ecx, BOOTMGR            ; 0 or nonsense: no EBDA
-        jbe     .no_ebda
-        cmp     ecx, eax
-        jae     .no_ebda
-        mov     eax, ecx
-.no_ebda:
-        cmp     ebx, eax
-        ja      stop
+        check_base_memory
         pop     eax
         ret
 
@@ -426,24 +309,9 @@ load_bootmgr:
         mov     [run_length], ecx       ; the tail of the last cluster is not the file's
         ; fall through
 
-; Reads run_sector, run_length to destination; sectors_left goes down. No call crosses a 64 KiB
-; boundary: older BIOSes and their DMA can't.
+; Reads run_sector, run_length to destination; sectors_left goes down.
 load_run:
-        movzx   ebx, word [bytes_per_sector]
-        movzx   eax, word [destination]
-        neg     eax
-        add     eax, 0x10000            ; bytes up to the boundary: 1 sector at least
-        xor     edx, edx
-        div     ebx
-        cmp     eax, READ_MAX
-        jbe     .within_call
-        mov     eax, READ_MAX
-.within_call:
-        cmp     eax, [run_length]
-        jbe     .within_run
-        mov     eax, [run_length]
-.within_run:
-        mov     ecx, eax
+        call_sectors word [destination], [run_length]
         mov     eax, [run_sector]
         mov     edi, [destination]
         call    read_sectors
@@ -492,60 +360,9 @@ next_cluster:
         and     eax, 0x0FFFFFFF
         ret
 
-; Volume sector EAX, CX sectors, to linear address EDI (a multiple of 16). Keeps all registers.
-read_sectors:
-        pushad
-        xor     edx, edx
-        add     eax, [hidden_sectors]
-        adc     edx, 0                  ; a volume may reach past 2 TiB though it starts below
-        mov     [packet.lba], eax
-        mov     [packet.lba + 4], edx
-        mov     word [packet.size], 16
-        mov     word [packet.offset], 0
-        shr     edi, 4
-        mov     [packet.segment], di
-        mov     di, READ_TRIES
-.read:
-        mov     [packet.count], cx      ; a failed call may have changed it
-        mov     si, packet
-        mov     dl, [drive]
-        pushad
-        mov     ah, 0x42
-        int     0x13
-        popad
-        jnc     .done
-        pushad
-        xor     ax, ax                  ; reset the disk, then again
-        int     0x13
-        popad
-        dec     di
-        jnz     .read
-        mov     si, read_text
-        jmp     stop
-.done:
-        popad
-        ret
+        read_sectors_routine 32         ; volume sectors have 32 bits here
 
-stop:                                   ; SI = what went wrong
-        call    print
-        mov     si, restart_text
-        call    print
-        xor     ax, ax                  ; wait for a key
-        int     0x16
-        jmp     0xFFFF:0                ; the reset vector
-
-print:
-        lodsb
-        test    al, al
-        jz      .end
-        mov     ah, 0x0E
-        mov     bx, 0x0007
-        push    si
-        int     0x10
-        pop     si
-        jmp     short print
-.end:
-        ret
+        stop_routines stop, print, restart_text
 
 bootmgr_name    db "BOOTMGR    "
 missing_text    db "BOOTMGR is missing", 0
@@ -555,7 +372,7 @@ chain_text      db "BOOTMGR is damaged: its cluster chain is wrong", 0
 root_text       db "Root directory is damaged: its cluster chain is wrong", 0
 layout_text     db "Not a FAT32 volume, or its boot sector is damaged", 0
 read_text       db "Disk read error", 0
-restart_text    db 13, 10, "Press any key to restart", 13, 10, 0
+restart_text    db RESTART_MESSAGE
 
         times (512 + 508 - ($ - $$) % 512) % 512 db 0
         dd      TAIL_SIGNATURE          ; the last bytes of whole 512-byte sectors

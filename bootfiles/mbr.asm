@@ -15,6 +15,8 @@
         bits    16
         org     0x0600
 
+        %include "stop.inc"
+
 LOAD            equ 0x7C00
 CODE_SIZE       equ 440                 ; the NT disk signature starts here
 TABLE           equ 0x0600 + 0x1BE
@@ -111,26 +113,7 @@ several_active:
         jmp     short stop
 bad_table:
         mov     si, bad_table_text
-stop:                                   ; SI = what went wrong
-        call    print
-        mov     si, restart_text
-        call    print
-        xor     ax, ax                  ; wait for a key
-        int     0x16
-        jmp     0xFFFF:0                ; the reset vector
-
-print:
-        lodsb
-        test    al, al
-        jz      .end
-        mov     ah, 0x0E
-        mov     bx, 0x0007
-        push    si
-        int     0x10
-        pop     si
-        jmp     short print
-.end:
-        ret
+        stop_routines stop, print, restart_text
 
 none_text               db "No active partition", 0
 several_text            db "More than one active partition", 0
@@ -138,7 +121,7 @@ bad_table_text          db "Partition table is damaged", 0
 no_lba_text             db "BIOS cannot read this disk by LBA", 0
 read_text               db "Disk read error", 0
 no_boot_sector_text     db "Active partition has no boot sector", 0
-restart_text            db 13, 10, "Press any key to restart", 13, 10, 0
+restart_text            db RESTART_MESSAGE
 
 packet:                                 ; disk address packet of int 13h 42h
         db      16, 0

@@ -18,8 +18,11 @@
         cpu     386
         bits    16
 
-VBR             equ 0x7C00
-STATE           equ 0x7E00              ; variables, 512 bytes
+        %include "volume.inc"
+        %include "stop.inc"
+        %include "disk-read.inc"
+        %include "bootmgr.inc"
+
 BOOT            equ 0x9000              ; $Boot; a 4 KiB sector 0 ends at 0x8C00
 BOOT_SIZE       equ 8192
 STAGE2          equ BOOT + 512
@@ -32,22 +35,14 @@ LIST            equ 0x20000             ; an attribute list
 LIST_MAX        equ 0xF000              ; bytes; whole sectors of it end below 64 KiB
 INDEX           equ 0x30000             ; one index block
 INDEX_MAX       equ 0x8000
-BOOTMGR         equ 0x20000             ; linear; a 64 KiB boundary
-MEMORY_END      equ 0xA0000             ; nothing is ever loaded past this
 
 STAGE2_SIZE     equ stage2_end - stage2_start
 HEAD_SIGNATURE  equ "MMN2"
 TAIL_SIGNATURE  equ "2NMM"
 
-READ_TRIES      equ 5
-READ_MAX        equ 64                  ; sectors a call; some BIOSes fail above 127
 DEPTH_MAX       equ 16                  ; of a directory's tree: one that loops ends here
 STRIDE          equ 512                 ; a fixup every so many bytes, whatever the sector size
 CLUSTER_SHIFT_MAX equ 12                ; 4096 sectors, 2 MiB of 512-byte ones
-
-ENTRY_TYPE      equ 4                   ; in an MBR partition entry
-ENTRY_LBA       equ 8
-ENTRY_SECTORS   equ 12
 
 ROOT_NUMBER     equ 5                   ; record numbers: $MFT is 0
 BLOCK_FIXUPS    equ 4                   ; in a FILE or INDX block
@@ -131,13 +126,7 @@ clusters_per_record     resb 1          ; 0x40, negative: minus a power of two o
 RUN_SIZE        equ 8
 
         absolute STATE
-partition_entry         resb 16         ; copy of what DS:SI pointed to
-packet:                                 ; disk address packet of int 13h 42h
-.size                   resw 1
-.count                  resw 1
-.offset                 resw 1
-.segment                resw 1
-.lba                    resd 2
+        volume_state
 mft                     resb stream_size
 data                    resb stream_size
 list                    resb stream_size
@@ -173,48 +162,11 @@ vcn_size                resd 1          ; bytes that index blocks are counted in
         nop
         times 0x54 - ($ - $$) db 0      ; OEM name and BPB are the volume's, not ours
 
-start:
-        cli
-        xor     ax, ax
-        mov     ss, ax
-        mov     sp, VBR
-        sti
-        cld
-        mov     es, ax
-        mov     di, partition_entry     ; before anything else can overwrite it
-        mov     cx, 8
-        rep movsw
-        mov     ds, ax
-        jmp     0:.normalised           ; some loaders enter at 07C0:0000
-.normalised:
-        mov     [drive], dl
-
-        ; The entry's LBA comes first: formatters leave 0 in the BPB of a volume image. An entry
-        ; that makes no sense, or leads to no stage 2 of ours, leaves the BPB's word for it.
-        mov     si, partition_entry
-        test    byte [si], 0x7F         ; active flag: 80 or 00
-        jnz     .use_bpb
-        cmp     byte [si + ENTRY_TYPE], 0
-        je      .use_bpb
-        cmp     dword [si + ENTRY_SECTORS], 0
-        je      .use_bpb
-        mov     eax, [si + ENTRY_LBA]
-        test    eax, eax
-        jz      .use_bpb
-        call    load_boot
-        jnc     .found
-        cmp     dword [hidden_sectors], 0
-        je      stop0                   ; never a partition's start: nothing better to try
-.use_bpb:
-        mov     eax, [hidden_sectors]
-        call    load_boot
-        jc      stop0
-.found:
-        mov     [hidden_sectors], eax   ; for stage 2, and for BOOTMGR
-        jmp     0:stage2_entry
+        %define VOLUME_START hidden_sectors
+        %include "sector0-start.inc"
 
 ; EAX = first LBA of the partition, kept. CF = 0: stage 2 is loaded and is ours, else SI = why.
-load_boot:
+load_stage2:
         mov     si, damaged0_text
         mov     bx, [bytes_per_sector]
         cmp     bx, 512
@@ -231,62 +183,13 @@ load_boot:
         mov     dword [packet.offset], BOOT     ; and segment 0
         mov     [packet.lba], eax
         mov     dword [packet.lba + 4], 0
-        mov     di, READ_TRIES
-.read:
-        mov     [packet.count], cx      ; a failed call may have changed it
-        mov     si, packet
-        mov     dl, [drive]
-        pushad
-        mov     ah, 0x42
-        int     0x13
-        popad
-        jnc     .check
-        pushad
-        xor     ax, ax                  ; reset the disk, then again
-        int     0x13
-        popad
-        dec     di
-        jnz     .read
+        read_packet cx, di, .check
         mov     si, read0_text
 .fail:
         stc
         ret
 .check:
-        mov     si, damaged0_text
-        cmp     dword [STAGE2], HEAD_SIGNATURE
-        jne     .fail
-        cmp     dword [STAGE2 + STAGE2_SIZE - 4], TAIL_SIGNATURE
-        jne     .fail
-        clc
-        ret
-
-stop0:                                  ; SI = what went wrong
-        call    print0
-        mov     si, restart0_text
-        call    print0
-        xor     ax, ax                  ; wait for a key
-        int     0x16
-        jmp     0xFFFF:0                ; the reset vector
-
-print0:
-        lodsb
-        test    al, al
-        jz      .end
-        mov     ah, 0x0E
-        mov     bx, 0x0007
-        push    si
-        int     0x10
-        pop     si
-        jmp     short print0
-.end:
-        ret
-
-damaged0_text   db "Boot code of this volume is damaged", 0
-read0_text      db "Disk read error", 0
-restart0_text   db 13, 10, "Press any key to restart", 13, 10, 0
-
-        times 510 - ($ - $$) db 0
-        dw      0xAA55
+        %include "sector0-end.inc"
 
 ; ---------------------------------------------------------------------------------------------
         section stage2 start=512 vstart=STAGE2
@@ -305,13 +208,7 @@ stage2_entry:
         call    find_bootmgr            ; EAX = its record, DX = that one's sequence number
         call    load_bootmgr
 
-        mov     ax, 0x2401              ; A20 on; where the BIOS can't, it is on already
-        int     0x15
-        xor     ax, ax
-        mov     ds, ax
-        mov     es, ax
-        mov     dl, [drive]
-        jmp     (BOOTMGR >> 4):0        ; SS:SP is 0:7C00 again: every call has returned
+        enter_bootmgr
 
 ; BPB -> cluster_sectors, cluster_count, record_sectors, record_end.
 read_layout:
@@ -577,20 +474,7 @@ load_bootmgr:
         mov     edi, BOOTMGR
         call    read_stream
 
-        cmp     dword [valid_size + 4], 0
-        jne     .end
-        mov     edi, [valid_size]       ; what was never written reads as zeros
-.zero:
-        cmp     edi, [data_size]
-        jae     .end
-        lea     eax, [edi + BOOTMGR]
-        shr     eax, 4
-        mov     es, ax
-        mov     bx, di
-        and     bx, 0x0F
-        mov     byte [es:bx], 0
-        inc     edi
-        jmp     .zero
+        clear_unwritten .end
 .resident:
         push    word BOOTMGR >> 4
         pop     es
@@ -623,21 +507,7 @@ check_size:
         xor     edx, edx
         div     ebx
         push    eax
-        mul     ebx
-        lea     ebx, [eax + BOOTMGR]    ; end of what will be loaded
-        int     0x12                    ; KiB of base memory
-        movzx   eax, ax
-        shl     eax, 10
-        movzx   ecx, word [0x040E]      ; EBDA segment; int 12h of some BIOSes forgets it
-        shl     ecx, 4
-        cmp     ecx, BOOTMGR            ; 0 or nonsense: no EBDA
-        jbe     .no_ebda
-        cmp     ecx, eax
-        jae     .no_ebda
-        mov     eax, ecx
-.no_ebda:
-        cmp     ebx, eax
-        ja      stop
+        check_base_memory
         pop     ecx
         pop     si
         ret
@@ -1083,8 +953,7 @@ read_stream:
         ret
 
 ; EBP sectors (1 at least) from the volume's sector EDX:EAX on, to linear address EDI (a multiple
-; of a sector) -> EDI = past them. No call crosses a 64 KiB boundary: older BIOSes and their DMA
-; can't. Keeps ECX, EBP.
+; of a sector) -> EDI = past them. Keeps ECX, EBP.
 read_sectors:
         push    ecx
         push    ebp
@@ -1093,42 +962,13 @@ read_sectors:
         mov     [packet.lba], eax
         mov     [packet.lba + 4], edx
 .call:
-        movzx   ebx, word [bytes_per_sector]
-        movzx   eax, di
-        neg     eax
-        add     eax, 0x10000            ; bytes up to the boundary: 1 sector at least
-        xor     edx, edx
-        div     ebx
-        cmp     eax, READ_MAX
-        jbe     .within_call
-        mov     eax, READ_MAX
-.within_call:
-        cmp     eax, ebp
-        jbe     .within_run
-        mov     eax, ebp
-.within_run:
-        mov     ecx, eax
+        call_sectors di, ebp
         mov     word [packet.size], 16
         mov     word [packet.offset], 0
         mov     eax, edi
         shr     eax, 4
         mov     [packet.segment], ax
-        mov     ah, READ_TRIES
-.read:
-        mov     [packet.count], cx      ; a failed call may have changed it
-        mov     si, packet
-        mov     dl, [drive]
-        pushad
-        mov     ah, 0x42
-        int     0x13
-        popad
-        jnc     .done
-        pushad
-        xor     ax, ax                  ; reset the disk, then again
-        int     0x13
-        popad
-        dec     ah
-        jnz     .read
+        read_packet cx, ah, .done
         mov     si, read_text
         jmp     stop
 .done:
@@ -1153,26 +993,7 @@ damaged:
         mov     si, [subject]
         ; fall through
 
-stop:                                   ; SI = what went wrong
-        call    print
-        mov     si, restart_text
-        call    print
-        xor     ax, ax                  ; wait for a key
-        int     0x16
-        jmp     0xFFFF:0                ; the reset vector
-
-print:
-        lodsb
-        test    al, al
-        jz      .end
-        mov     ah, 0x0E
-        mov     bx, 0x0007
-        push    si
-        int     0x10
-        pop     si
-        jmp     short print
-.end:
-        ret
+        stop_routines stop, print, restart_text
 
 streams_start:                          ; segment, size, limit, -, clusters
         dw      MFT_RUNS >> 4, 0, STREAM_RUNS - MFT_RUNS, 0, 0, 0
@@ -1200,7 +1021,7 @@ mft_text        db "File table of this volume is damaged", 0
 fragments_text  db "BOOTMGR or the file table is too fragmented", 0
 layout_text     db "Not an NTFS volume, or its boot sector is damaged", 0
 read_text       db "Disk read error", 0
-restart_text    db 13, 10, "Press any key to restart", 13, 10, 0
+restart_text    db RESTART_MESSAGE
 
         times (512 + 508 - ($ - $$) % 512) % 512 db 0
         dd      TAIL_SIGNATURE          ; the last bytes of whole 512-byte sectors

@@ -32,10 +32,20 @@ def test_manifest_names_every_binary_and_source():
         assert entry["origin"]
 
 
+def test_every_include_is_there_and_used():
+    included = {
+        name
+        for path in BOOTFILES.glob("*.asm")
+        for name in re.findall(r'^ *%include "(.+)"', path.read_text(), re.MULTILINE)
+    }
+    assert included == {path.name for path in BOOTFILES.glob("*.inc")}
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_source_assembles_to_the_committed_bytes(tmp_path, name):
     entry = FILES[name]
-    shutil.copy(BOOTFILES / entry["source"], tmp_path)
+    for source in (BOOTFILES / entry["source"], *BOOTFILES.glob("*.inc")):
+        shutil.copy(source, tmp_path)
     subprocess.run(entry["assemble"], cwd=tmp_path, check=True)
     assert (tmp_path / name).read_bytes() == (BOOTFILES / name).read_bytes()
 
