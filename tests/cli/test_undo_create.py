@@ -236,6 +236,18 @@ def test_after_a_kill_and_resume(run, tree, used_disk, device, state_folder):
     assert table_of(device) == table_of(used_disk)
 
 
+def test_killed_while_it_goes_back(run, tree, used_disk, device):
+    create(run, tree, device)
+    command = mediamaker("undo", device, "--confirm", device.name)
+    for number in (2, 30):
+        assert killed(device, "pwrite64", number, command).returncode == -signal.SIGKILL
+        assert read_device(device)[:512] == bytes(512)
+    code, event = undo(run, device)
+    assert code == 0
+    assert event["restored_size"]
+    assert table_of(device) == table_of(used_disk)
+
+
 def test_refused_once_there_is_another_table(run, tree, device):
     create(run, tree, device)
     run_tool("sfdisk", "--wipe", "always", device, input="label: dos\nsize=100MiB, type=c\n")
