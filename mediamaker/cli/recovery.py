@@ -6,7 +6,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import secrets
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from mediamaker import __version__
 from mediamaker.cli.options import size_argument
 from mediamaker.cli.output import Output
 from mediamaker.cli.subverbs import SubVerb, add_subverbs, run_subverb
+from mediamaker.cli.wim_name import other_parts, parse_wim_name
 from mediamaker.cli.wim_work import working
 from mediamaker.cli.windows_disk import (
     add_confirm_option,
@@ -24,10 +28,12 @@ from mediamaker.cli.windows_disk import (
     release,
 )
 from mediamaker.devices.target import is_block_device
-from mediamaker.errors import ExitCode
+from mediamaker.errors import ExitCode, SourceError
 from mediamaker.execute.progress import Phase, ProgressMeter, writes_as
+from mediamaker.install.boot_files import RecoveryFiles, extract_recovery_files
 from mediamaker.install.changes import changes_size
 from mediamaker.install.disk_file import ChangeableDisk, identify
+from mediamaker.install.image_facts import image_facts
 from mediamaker.install.recovery_add import (
     AddRequest,
     PreparedRecovery,
@@ -45,7 +51,9 @@ def add_add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``add``."""
     parser.add_argument("target", type=Path, metavar="TARGET", help="block device or image file")
     parser.add_argument(
-        "--winre", type=Path, metavar="FILE", help="Winre.wim (default: the one in Windows)"
+        "--winre",
+        metavar="FILE|WIM:IMAGE",
+        help="a Winre.wim, or an install image that has one (default: the one in Windows)",
     )
     parser.add_argument(
         "--boot-sdi", type=Path, metavar="FILE", help="boot.sdi (default: the one in Windows)"
@@ -82,10 +90,17 @@ def run_add(args: argparse.Namespace, output: Output) -> ExitCode:
                 f"{undo_path} lies in memory: a power cut would take the way back along; "
                 "name a file on another disk with --undo"
             )
+    with _recovery_files(args) as files:
+        return _add(args, output, undo_path, files)
+
+
+def _add(
+    args: argparse.Namespace, output: Output, undo_path: Path, files: RecoveryFiles
+) -> ExitCode:
     request = AddRequest(
         seed=args.seed.encode() if args.seed is not None else secrets.token_bytes(32),
-        winre=args.winre,
-        boot_sdi=args.boot_sdi,
+        winre=files.winre,
+        boot_sdi=files.sdi,
         windows_number=args.windows,
         size=args.size,
         modified_ns=time.time_ns(),
@@ -145,6 +160,29 @@ def _write(
             meter=ProgressMeter(work.on_event, time.monotonic),
             cancel=work.cancel,
         )
+
+
+@contextmanager
+def _recovery_files(args: argparse.Namespace) -> Iterator[RecoveryFiles]:
+    """What was given; of an image, its Winre.wim and boot.sdi in a folder for the while.
+
+    Raises:
+        UsageError: no such image; SourceError: it has no Winre.wim, or is damaged.
+    """
+    name = parse_wim_name(args.winre) if args.winre is not None else None
+    if name is None or name.image is None:
+        yield RecoveryFiles(winre=None if name is None else name.path, sdi=args.boot_sdi)
+        return
+    paths = (name.path, *other_parts(name.path, ()))
+    facts = image_facts(paths, name.image)
+    if facts.winre_size is None:
+        raise SourceError(
+            f"{args.winre}: the image has no Winre.wim",
+            hint="name another image, or a Winre.wim itself",
+        )
+    with tempfile.TemporaryDirectory(prefix="mediamaker-", dir="/var/tmp") as scratch:
+        found = extract_recovery_files(paths, facts, Path(scratch))
+        yield RecoveryFiles(winre=found.winre, sdi=args.boot_sdi or found.sdi)
 
 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``recovery add --winre WIM:IMAGE``: WinRE and boot.sdi out of an install image."""
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+from standin.windows_image import make_windows_wim
+
+from mediamaker.install.disk_file import open_plain
+from mediamaker.install.recovery_volume import read_exactly
+from mediamaker.install.windows_disk import WindowsDisk, read_whole
+from tests.install.windows_disk_rig import make_gpt_disk
+from tests.install.windows_rig import LOADERS, make_image, program
+
+
+@pytest.fixture
+def folder():
+    path = Path(tempfile.mkdtemp(prefix="mediamaker-test-", dir="/dev/shm"))
+    yield path
+    shutil.rmtree(path)
+
+
+def test_from_an_install_image(run, folder):
+    image = folder / "install.wim"
+    make_windows_wim(image, token="any", winre_token="from-image")
+    rig = make_gpt_disk(folder)
+    code, events = run.json(
+        "recovery", "add", rig.path, "--winre", f"{image}:1", "--size", "48MiB", "--seed", "x"
+    )
+    assert code == 0, events
+    wanted = subprocess.run(
+        ["wimlib-imagex", "extract", image, "1", "/Windows/System32/Recovery/Winre.wim",
+         "--to-stdout"],
+        check=True, capture_output=True,
+    ).stdout  # fmt: skip
+    descriptor = open_plain(rig.path)
+    disk = WindowsDisk(
+        read_exactly(descriptor), disk_size=rig.path.stat().st_size, sector_size=512, what="disk"
+    )
+    number = events[-1]["recovery"]["number"]
+    entry = next(item for item in disk.table.entries if item.number == number)
+    files = disk.files(entry)
+    assert read_whole(files, r"\Recovery\WindowsRE\Winre.wim", 1 << 30) == wanted
+    assert run.json("recovery", "check", rig.path)[0] == 0
+
+
+def test_an_image_without_it_is_refused(run, tmp_path, folder):
+    bare = make_image(tmp_path, "bare", files={name: program(name) for name in LOADERS})
+    rig = make_gpt_disk(folder)
+    before = rig.path.stat().st_mtime_ns
+    code, events = run.json("recovery", "add", rig.path, "--winre", f"{bare}:1")
+    assert code == 3
+    assert "no Winre.wim" in events[-1]["message"]
+    assert rig.path.stat().st_mtime_ns == before
