@@ -59,7 +59,18 @@ class TableState:
 
 
 def compare_tables(before: BeforeFile, disk: WritableDisk) -> TableState:
-    """Whose tables are on the disk now."""
+    """Whose tables are on the disk now.
+
+    Raises:
+        TargetIOError: it can't be read.
+    """
+    try:
+        return _compare_tables(before, disk)
+    except OSError as error:
+        raise _failure(disk, "reading its tables", error) from error
+
+
+def _compare_tables(before: BeforeFile, disk: WritableDisk) -> TableState:
     header = before.header
     sector_size = header.sector_size
     digests = bytes.fromhex(header.commit_digests)
@@ -144,9 +155,12 @@ def put_back(before: BeforeFile, disk: WritableDisk, *, meter: ProgressMeter) ->
             "or formatted since",
             hint="nothing was written; going back would lose what is on it now",
         )
-    changed = sum(
-        len(old) for offset, old in before.pieces() if disk.pread(offset, len(old)) != old
-    )
+    try:
+        changed = sum(
+            len(old) for offset, old in before.pieces() if disk.pread(offset, len(old)) != old
+        )
+    except OSError as error:
+        raise _failure(disk, "comparing", error) from error
     if not changed:
         return 0
     tables = merge_runs(header.commit)
@@ -177,11 +191,15 @@ def put_back(before: BeforeFile, disk: WritableDisk, *, meter: ProgressMeter) ->
                 )
         meter.finish()
     except OSError as error:
-        raise TargetIOError(
-            f"{disk.name}: putting back failed: {error.strerror}",
-            hint="the undo file is kept; run it again",
-        ) from error
+        raise _failure(disk, "putting back", error) from error
     return changed
+
+
+def _failure(disk: WritableDisk, doing: str, error: OSError) -> TargetIOError:
+    return TargetIOError(
+        f"{disk.name}: {doing} failed: {error.strerror}",
+        hint="the undo file is kept; run it again",
+    )
 
 
 class _Writer:
