@@ -13,7 +13,6 @@ import struct
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
 BOOTFILES = Path(__file__).resolve().parent.parent / "bootfiles"
 STAGE2_SECTOR = 16
@@ -32,7 +31,25 @@ def run(*arguments: object, given: str | None = None) -> str:
     ).stdout
 
 
-class Volume:
+class VolumeFile:
+    """A volume in a file of its own."""
+
+    def __init__(self, path: Path, sector_size: int) -> None:
+        self.path = path
+        self.sector_size = sector_size
+
+    def read(self, offset: int, size: int) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            return file.read(size)
+
+    def write(self, offset: int, data: bytes) -> None:
+        with self.path.open("r+b") as file:
+            file.seek(offset)
+            file.write(data)
+
+
+class Volume(VolumeFile):
     """A FAT32 volume in a file of its own, formatted by mkfs.fat and filled by mtools."""
 
     def __init__(
@@ -46,8 +63,7 @@ class Volume:
         fats: int = 2,
         hidden: int = 0,
     ) -> None:
-        self.path = path
-        self.sector_size = sector_size
+        super().__init__(path, sector_size)
         with path.open("xb") as file:
             file.truncate(size)
         options = f"-F 32 -S {sector_size} -s {sectors_per_cluster} -R {reserved_sectors}"
@@ -58,16 +74,6 @@ class Volume:
         self._data_offset = self._fat_offset + fats * self._fat_size
         self._cluster_size = sectors_per_cluster * sector_size
         self.last_cluster = (size - self._data_offset) // self._cluster_size + 1
-
-    def read(self, offset: int, size: int) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
-
-    def write(self, offset: int, data: bytes) -> None:
-        with self.path.open("r+b") as file:
-            file.seek(offset)
-            file.write(data)
 
     def mtools(self, tool: str, *arguments: object) -> str:
         return run(tool, "-i", self.path, *arguments)
@@ -143,16 +149,9 @@ def count_runs(clusters: Iterable[int]) -> int:
     return runs
 
 
-class HasVolume(Protocol):
-    """A volume in a file of its own."""
-
-    path: Path
-    sector_size: int
-
-
 def make_disk(
     path: Path,
-    volume: HasVolume,
+    volume: VolumeFile,
     *,
     start_lba: int = 2048,
     others: str = "",

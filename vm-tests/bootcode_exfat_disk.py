@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from bootcode_disk import BOOTFILES, run
+from bootcode_disk import BOOTFILES, VolumeFile, run
 
 from tests.volumes.exfat_judges import check_exfat_fsck, make_exfat, read_exfat_with_dissect
 from tests.volumes.fat_judges import make_tree, materialise
@@ -26,7 +26,7 @@ ARCHIVE, DIRECTORY = 0x20, 0x10
 TIME = struct.pack("<HH", 0x6000, 0x5A21)
 
 
-class ExfatVolume:
+class ExfatVolume(VolumeFile):
     """An exFAT volume in a file of its own."""
 
     def __init__(
@@ -39,8 +39,7 @@ class ExfatVolume:
         partition_offset: int = 0,
         is_ours: bool = False,
     ) -> None:
-        self.path = path
-        self.sector_size = sector_size
+        super().__init__(path, sector_size)
         if is_ours or sector_size > 512:
             volume = make_exfat(
                 make_tree({}),
@@ -64,16 +63,6 @@ class ExfatVolume:
         self.cluster_size = self.sector_size << self.read(109, 1)[0]
         self.files = 0
         self.used: set[int] = set()
-
-    def read(self, offset: int, size: int) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
-
-    def write(self, offset: int, data: bytes) -> None:
-        with self.path.open("r+b") as file:
-            file.seek(offset)
-            file.write(data)
 
     def install_boot_code(self) -> None:
         """Sector 0 around its fields, stage 2 between the signatures, and the checksums."""

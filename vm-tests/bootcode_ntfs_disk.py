@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-from bootcode_disk import BOOTFILES, run
+from bootcode_disk import BOOTFILES, VolumeFile, run
 
 FIXED_RECORDS = 24
 LIST, NAME, DATA, ALLOCATION, BITMAP = 0x20, 0x30, 0x80, 0xA0, 0xB0
@@ -32,7 +32,7 @@ Run = tuple[int, int]
 """First cluster and number of clusters."""
 
 
-class NtfsVolume:
+class NtfsVolume(VolumeFile):
     """An NTFS volume in a file of its own."""
 
     def __init__(
@@ -44,8 +44,7 @@ class NtfsVolume:
         sector_size: int = 512,
         hidden: int = 0,
     ) -> None:
-        self.path = path
-        self.sector_size = sector_size
+        super().__init__(path, sector_size)
         self.cluster_size = cluster_size
         with path.open("xb") as file:
             file.truncate(size)
@@ -54,18 +53,6 @@ class NtfsVolume:
         self.mft_offset = struct.unpack("<Q", self.read(0x30, 8))[0] * cluster_size
         size_code = struct.unpack("<b", self.read(0x40, 1))[0]
         self.record_size = 1 << -size_code if size_code < 0 else size_code * cluster_size
-
-    # ---- bytes
-
-    def read(self, offset: int, size: int) -> bytes:
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            return file.read(size)
-
-    def write(self, offset: int, data: bytes) -> None:
-        with self.path.open("r+b") as file:
-            file.seek(offset)
-            file.write(data)
 
     def install_boot_code(self) -> None:
         """$Boot around the BPB, and the copy of its first sector in the volume's last one."""

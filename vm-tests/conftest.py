@@ -6,6 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from bootcode_rig import TOKEN
+from standin.programs import build_bootmgr
 
 OUT = Path(__file__).parent.parent / "out" / "vm-tests"
 
@@ -17,3 +19,9 @@ def out_dir(request):
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     return path
+
+
+@pytest.fixture(scope="session")
+def bootmgr() -> bytes:
+    """The stand-in for BOOTMGR, with the token of ``bootcode_rig``."""
+    return build_bootmgr(TOKEN)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import struct
-import subprocess
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,22 +16,24 @@ from pathlib import Path
 import pytest
 from bootcode_disk import CLUSTER_END, STAGE2_SECTOR, Volume, count_runs, make_disk, patch_disk
 from bootcode_qemu import Qemu
+from bootcode_rig import (
+    CODE_TEXT,
+    EBDA_ROOM,
+    MIB,
+    START_LBA,
+    TOKEN,
+    VERDICT,
+    boot,
+    boot_with_failing_reads,
+    drive,
+    message,
+    shim,
+)
 from standin.programs import build_bootmgr, build_bootx64
 
 from mediamaker.errors import ToolError, UsageError
 
-HERE = Path(__file__).resolve().parent
-MIB = 1 << 20
-TOKEN = "BOOTCODE-7f3a"
-START_LBA = 2048
-VERDICT = r"STANDIN BIOS (OK|FAIL)"
-EBDA_ROOM = 0x9FC00 - 0x20000  # what SeaBIOS leaves between 2000:0000 and its EBDA
 ENTRY_1 = 0x1BE  # the first partition entry of an MBR
-
-
-@pytest.fixture(scope="module")
-def bootmgr() -> bytes:
-    return build_bootmgr(TOKEN)
 
 
 def small_volume(tmp_path: Path, **changes) -> Volume:
@@ -41,57 +42,6 @@ def small_volume(tmp_path: Path, **changes) -> Volume:
     volume = Volume(tmp_path / "volume.img", **options)
     volume.install_boot_code()
     return volume
-
-
-def drive(disk: Path) -> str:
-    return f"if=ide,format=raw,file={disk}"
-
-
-def boot(tmp_path: Path, disk: Path, *, hidden: int = START_LBA, bps: int = 512, **options) -> None:
-    """The stand-in says this run's token, and what it was handed."""
-    with Qemu(tmp_path, drive(disk), **options) as machine:
-        text = machine.wait_serial(VERDICT)
-    assert f"BIOS OK token={TOKEN} dl=80 bps={bps:04x} hidden={hidden:08x}" in text
-
-
-def message(
-    tmp_path: Path, disk: Path, expected: str, *, restart: bool = False, floppy: Path | None = None
-) -> None:
-    """The boot stops with this on screen."""
-    with Qemu(tmp_path, drive(disk), floppy=floppy) as machine:
-        screen = machine.wait_screen("Press any key to restart")
-        # SeaBIOS leaves its own line unfinished or not; ours ends where it should.
-        assert any(line.endswith(expected) for line in screen.splitlines()), screen
-        assert TOKEN not in machine.serial()
-        if restart:
-            machine.press("spc")
-            machine.wait_end()
-
-
-def shim(tmp_path: Path, **values: int) -> Path:
-    """A boot floppy, see ``bootcode_shim.asm``."""
-    settings = {
-        "SECTOR_SHIFT": 0,
-        "STRICT": 0,
-        "FIRST_LBA": 0,
-        "SECTOR_COUNT": 1,
-        "LOAD_SEGMENT": 0,
-        "LOAD_OFFSET": 0x7C00,
-        "PASS_DL": 0x80,
-        "SI_LBA": 0,
-        "SET_BPS": -1,
-        "SET_HIDDEN": -1,
-    }
-    assert values.keys() <= settings.keys()
-    output = tmp_path / "floppy.img"
-    defines = [f"-D{name}={value}" for name, value in (settings | values).items()]
-    subprocess.run(
-        ["nasm", "-Werror", "-f", "bin", *defines, "-o", output, HERE / "bootcode_shim.asm"],
-        check=True,
-    )
-    with output.open("r+b") as floppy:
-        floppy.truncate(1_474_560)
-    return output
 
 
 # ---- what must boot -------------------------------------------------------------------------
@@ -260,15 +210,6 @@ def test_biggest_file_below_the_ebda_boots(tmp_path):
     boot(tmp_path, make_disk(tmp_path / "disk.img", volume))
 
 
-def failing_reads(disk: Path, sector: int, *, once: bool) -> str:
-    """A drive that answers reads of one sector with EIO."""
-    return (
-        f"if=ide,driver=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename={disk}"
-        f",file.inject-error.0.event=read_aio,file.inject-error.0.sector={sector}"
-        f",file.inject-error.0.once={'on' if once else 'off'}"
-    )
-
-
 @pytest.mark.parametrize("where", ["vbr", "stage2", "fat", "data"])
 @pytest.mark.parametrize("once", [True, False], ids=["once", "always"])
 def test_failing_reads_are_tried_again_and_then_said(tmp_path, bootmgr, where, once):
@@ -285,13 +226,7 @@ def test_failing_reads_are_tried_again_and_then_said(tmp_path, bootmgr, where, o
         }[where]
     )
     disk = make_disk(tmp_path / "disk.img", volume)
-    with Qemu(tmp_path, failing_reads(disk, sector, once=once)) as machine:
-        if once:
-            assert f"BIOS OK token={TOKEN} " in machine.wait_serial(VERDICT)
-            assert machine.failed_reads() == 1
-        else:
-            assert "Disk read error" in machine.wait_screen("Press any key to restart")
-            assert machine.failed_reads() >= 3
+    boot_with_failing_reads(tmp_path, disk, sector, once=once)
 
 
 # ---- what must be refused, with its own message ---------------------------------------------
@@ -401,7 +336,6 @@ def _bytes(offset: int, data: bytes) -> Callable[[Volume, bytes], None]:
 CHAIN_TEXT = "BOOTMGR is damaged: its cluster chain is wrong"
 ROOT_TEXT = "Root directory is damaged: its cluster chain is wrong"
 LAYOUT_TEXT = "Not a FAT32 volume, or its boot sector is damaged"
-CODE_TEXT = "Boot code of this volume is damaged"
 STAGE2 = STAGE2_SECTOR * 512
 
 VOLUME_FAULTS = {

@@ -8,51 +8,37 @@ with the token of the very BOOTMGR that this test put there.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bootcode_disk import make_disk
 from bootcode_exfat_disk import ARCHIVE, DIRECTORY, END, ExfatVolume
-from bootcode_qemu import Qemu
+from bootcode_rig import (
+    CODE_TEXT,
+    EBDA_ROOM,
+    MIB,
+    START_LBA,
+    TOKEN,
+    boot_volume,
+    boot_with_failing_reads,
+    build_with_zero_end,
+    disk_of,
+    message,
+    shim,
+)
 from standin.programs import build_bootmgr
-from test_bootcode import EBDA_ROOM, VERDICT, drive, failing_reads, message, shim
 
 from mediamaker.sources.bootcode import load_exfat_boot_code
 
-MIB = 1 << 20
-TOKEN = "BOOTCODE-7f3a"
-START_LBA = 2048
-CODE_TEXT = "Boot code of this volume is damaged"
 CHAIN_TEXT = "BOOTMGR is damaged: its cluster chain is wrong"
 ROOT_TEXT = "Root directory is damaged: its cluster chain is wrong"
 LAYOUT_TEXT = "Not an exFAT volume, or its boot sector is damaged"
-
-
-@pytest.fixture(scope="module")
-def bootmgr() -> bytes:
-    return build_bootmgr(TOKEN)
 
 
 def exfat(tmp_path: Path, **changes) -> ExfatVolume:
     volume = ExfatVolume(tmp_path / "volume.img", **changes)
     volume.install_boot_code()
     return volume
-
-
-def disk_of(tmp_path: Path, volume: ExfatVolume, **options) -> Path:
-    return make_disk(tmp_path / "disk.img", volume, type_code="7", **options)
-
-
-def boot(
-    tmp_path: Path, volume: ExfatVolume, *, start_lba: int = START_LBA, bps: int = 512, **options
-) -> None:
-    """The stand-in says this run's token, and what it was handed."""
-    disk = disk_of(tmp_path, volume, start_lba=start_lba)
-    with Qemu(tmp_path, drive(disk), **options) as machine:
-        text = machine.wait_serial(VERDICT)
-    assert f"BIOS OK token={TOKEN} dl=80 bps={bps:04x} hidden={start_lba:08x}" in text
 
 
 # ---- what must boot -------------------------------------------------------------------------
@@ -65,7 +51,7 @@ def test_file_in_one_piece_boots(tmp_path, bootmgr, is_ours, is_contiguous, clus
     volume = exfat(tmp_path, size=24 * MIB, cluster_size=cluster_size, is_ours=is_ours)
     volume.add_file("bootmgr", bootmgr, is_contiguous=is_contiguous)
     volume.check(bootmgr)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 def test_chain_of_a_contiguous_file_does_not_count(tmp_path, bootmgr):
@@ -73,7 +59,7 @@ def test_chain_of_a_contiguous_file_does_not_count(tmp_path, bootmgr):
     clusters = volume.add_file("bootmgr", bootmgr, is_contiguous=True)
     for cluster in clusters:
         volume.set_fat_entry(cluster, 0x12345)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 @pytest.mark.parametrize(("cluster_size", "piece"), [(512, 1), (4096, 3)])
@@ -85,7 +71,7 @@ def test_scattered_file_boots(tmp_path, bootmgr, cluster_size, piece):
     order = [pieces[i // 2] if i % 2 else pieces[count - i // 2] for i in range(count)]
     volume.add_file("bootmgr", bootmgr, [cluster for part in order for cluster in part])
     volume.check(bootmgr)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 @pytest.mark.parametrize("name", ["BOOTMGR", "bootmgr", "BootMgr"])
@@ -93,7 +79,7 @@ def test_name_in_any_case(tmp_path, bootmgr, name):
     volume = exfat(tmp_path)
     volume.add_file(name, bootmgr)
     volume.check(bootmgr, name)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 def test_end_of_a_long_scattered_root_directory(tmp_path, bootmgr):
@@ -108,7 +94,7 @@ def test_end_of_a_long_scattered_root_directory(tmp_path, bootmgr):
     volume.add_file("bootmgr", bootmgr)
     assert len(volume.chain(volume.root)) >= 15
     volume.check(bootmgr, is_one_piece=True)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 def test_entries_that_are_not_in_use_are_passed_over(tmp_path, bootmgr):
@@ -117,20 +103,18 @@ def test_entries_that_are_not_in_use_are_passed_over(tmp_path, bootmgr):
     for kind in (0x85, 0xC0, 0xC1):
         volume.write(volume.entry_offset(kind), bytes((kind & 0x7F,)))
     volume.add_file("bootmgr", bootmgr)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 def test_what_was_never_written_is_zero(tmp_path, bootmgr):
     """ValidDataLength is below DataLength, and the clusters hold dirt."""
     whole = build_bootmgr(TOKEN, size=len(bootmgr))
     zeros = 200_001
-    cut = bytearray(whole[:-zeros] + bytes(zeros))
-    cut[0x24:0x28] = bytes(4)
-    struct.pack_into("<I", cut, 0x24, zlib.crc32(cut))
+    cut = build_with_zero_end(whole, zeros)
     volume = exfat(tmp_path)
-    dirty = bytes(cut[:-zeros]) + b"\xaa" * zeros
+    dirty = cut[:-zeros] + b"\xaa" * zeros
     volume.add_file("bootmgr", dirty, written=len(whole) - zeros)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 def test_second_fat_is_used_when_it_is_the_active_one(tmp_path, bootmgr):
@@ -145,7 +129,7 @@ def test_second_fat_is_used_when_it_is_the_active_one(tmp_path, bootmgr):
     volume.write(fat * 512, bytes(len(table)))
     volume.write(106, b"\1")
     volume.write(110, b"\2")
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 @pytest.mark.parametrize("start_lba", [1_000_000, 0xFFFF_F000])
@@ -153,21 +137,21 @@ def test_high_partitions_boot(tmp_path, bootmgr, start_lba):
     """The last one starts below 2 TiB and ends above: its LBAs need more than 32 bits."""
     volume = exfat(tmp_path, size=8 * MIB)
     volume.add_file("bootmgr", bootmgr, volume.free_clusters()[-200:])
-    boot(tmp_path, volume, start_lba=start_lba)
+    boot_volume(tmp_path, volume, start_lba=start_lba)
 
 
 def test_reads_suit_a_strict_bios(tmp_path, bootmgr):
     volume = exfat(tmp_path, cluster_size=512)
     free = volume.free_clusters()
     volume.add_file("bootmgr", bootmgr, [*free[:5], *free[8:]])
-    boot(tmp_path, volume, floppy=shim(tmp_path, STRICT=1))
+    boot_volume(tmp_path, volume, floppy=shim(tmp_path, STRICT=1))
 
 
 @pytest.mark.parametrize("is_contiguous", [False, True], ids=["chain", "contiguous"])
 def test_4096_byte_sectors_boot(tmp_path, bootmgr, is_contiguous):
     volume = exfat(tmp_path, size=24 * MIB, sector_size=4096)
     volume.add_file("bootmgr", bootmgr, is_contiguous=is_contiguous)
-    boot(
+    boot_volume(
         tmp_path,
         volume,
         start_lba=256,
@@ -180,13 +164,13 @@ def test_4096_byte_sectors_boot(tmp_path, bootmgr, is_contiguous):
 def test_field_is_believed_when_the_partition_entry_can_not_be(tmp_path, bootmgr, si_lba):
     volume = exfat(tmp_path, partition_offset=START_LBA)
     volume.add_file("bootmgr", bootmgr)
-    boot(tmp_path, volume, floppy=shim(tmp_path, FIRST_LBA=START_LBA, SI_LBA=si_lba))
+    boot_volume(tmp_path, volume, floppy=shim(tmp_path, FIRST_LBA=START_LBA, SI_LBA=si_lba))
 
 
 def test_biggest_file_below_the_ebda_boots(tmp_path):
     volume = exfat(tmp_path)
     volume.add_file("bootmgr", build_bootmgr(TOKEN, size=EBDA_ROOM))
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 @pytest.mark.parametrize("where", ["stage2", "fat", "root", "data"])
@@ -201,13 +185,7 @@ def test_failing_reads_are_tried_again_and_then_said(tmp_path, bootmgr, where, o
         "data": volume.cluster_offset(clusters[70]),
     }[where]
     disk = disk_of(tmp_path, volume)
-    with Qemu(tmp_path, failing_reads(disk, START_LBA + offset // 512, once=once)) as machine:
-        if once:
-            assert f"BIOS OK token={TOKEN} " in machine.wait_serial(VERDICT)
-            assert machine.failed_reads() == 1
-        else:
-            assert "Disk read error" in machine.wait_screen("Press any key to restart")
-            assert machine.failed_reads() >= 3
+    boot_with_failing_reads(tmp_path, disk, START_LBA + offset // 512, once=once)
 
 
 # ---- what must be refused, with its own message ---------------------------------------------

@@ -10,21 +10,28 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bootcode_disk import make_disk
 from bootcode_ntfs_disk import ALLOCATION, DATA, MFT, ROOT, NtfsVolume
 from bootcode_qemu import Qemu
+from bootcode_rig import (
+    CODE_TEXT,
+    EBDA_ROOM,
+    MIB,
+    START_LBA,
+    TOKEN,
+    boot_volume,
+    boot_with_failing_reads,
+    build_with_zero_end,
+    disk_of,
+    drive,
+    message,
+    shim,
+)
 from standin.programs import build_bootmgr
-from test_bootcode import EBDA_ROOM, VERDICT, drive, failing_reads, message, shim
 
-MIB = 1 << 20
-TOKEN = "BOOTCODE-7f3a"
-START_LBA = 2048
-CODE_TEXT = "Boot code of this volume is damaged"
 LAYOUT_TEXT = "Not an NTFS volume, or its boot sector is damaged"
 MFT_TEXT = "File table of this volume is damaged"
 ROOT_TEXT = "Root directory is damaged"
@@ -32,29 +39,10 @@ FILE_TEXT = "BOOTMGR is damaged: its file record or its runs are wrong"
 COMPRESSED = 0x00000800
 
 
-@pytest.fixture(scope="module")
-def bootmgr() -> bytes:
-    return build_bootmgr(TOKEN)
-
-
 def ntfs(tmp_path: Path, **changes) -> NtfsVolume:
     volume = NtfsVolume(tmp_path / "volume.img", **changes)
     volume.install_boot_code()
     return volume
-
-
-def disk_of(tmp_path: Path, volume: NtfsVolume, **options) -> Path:
-    return make_disk(tmp_path / "disk.img", volume, type_code="7", **options)
-
-
-def boot(
-    tmp_path: Path, volume: NtfsVolume, *, start_lba: int = START_LBA, bps: int = 512, **options
-) -> None:
-    """The stand-in says this run's token, and what it was handed."""
-    disk = disk_of(tmp_path, volume, start_lba=start_lba)
-    with Qemu(tmp_path, drive(disk), **options) as machine:
-        text = machine.wait_serial(VERDICT)
-    assert f"BIOS OK token={TOKEN} dl=80 bps={bps:04x} hidden={start_lba:08x}" in text
 
 
 # ---- what must boot -------------------------------------------------------------------------
@@ -65,7 +53,7 @@ def test_file_boots_whatever_the_cluster_size(tmp_path, bootmgr, cluster_size):
     volume = ntfs(tmp_path, size=40 * MIB, cluster_size=cluster_size)
     volume.copy_in(bootmgr)
     volume.check(bootmgr)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 @pytest.mark.parametrize("name", ["bootmgr", "BOOTMGR", "BootMgr"])
@@ -78,7 +66,7 @@ def test_name_in_any_case(tmp_path, bootmgr, name, tool):
         source = tmp_path / "source"
         source.write_bytes(bootmgr)
         subprocess.run(["ntfscp", "-q", volume.path, source, name], check=True)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +90,7 @@ def test_scattered_file_boots(
     )
     volume.check(bootmgr)
     assert volume.info(number).count("ATTRIBUTE_LIST") == (records > 1)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 def leave_free_records(volume: NtfsVolume, count: int = 40) -> None:
@@ -134,7 +122,7 @@ def test_scattered_file_table_boots(tmp_path, bootmgr, cluster_size, records, is
     volume.scatter(MFT, records=records, is_list_outside=is_list_outside)
     volume.check(bootmgr)
     assert volume.info(MFT).count("ATTRIBUTE_LIST") == (records > 1)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +146,7 @@ def test_big_root_directory_boots(tmp_path, bootmgr, file_count, cluster_size, r
         volume.scatter(ROOT, ALLOCATION, records=records)
     volume.check(bootmgr)
     assert "INDEX_ALLOCATION" in volume.info(ROOT)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 def test_folder_of_that_name_is_passed_over(tmp_path, bootmgr):
@@ -167,7 +155,7 @@ def test_folder_of_that_name_is_passed_over(tmp_path, bootmgr):
     with volume.mounted() as place:
         (place / "BOOTMGR").mkdir()
         (place / "bootmgr").write_bytes(bootmgr)
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 TINY = """
@@ -211,21 +199,13 @@ def test_what_was_never_written_is_zero(tmp_path):
     where = volume.attribute_offset(number, DATA)
     volume.write(where + 0x38, struct.pack("<Q", at))
     volume.check(whole)
-    boot(tmp_path, volume)
-
-
-def build_with_zero_end(data: bytes, zeros: int) -> bytes:
-    """The stand-in with its filling's end zero, and the checksum that belongs to it."""
-    changed = bytearray(data[: len(data) - zeros] + bytes(zeros))
-    changed[0x24:0x28] = bytes(4)
-    struct.pack_into("<I", changed, 0x24, zlib.crc32(changed))
-    return bytes(changed)
+    boot_volume(tmp_path, volume)
 
 
 def test_biggest_file_below_the_ebda_boots(tmp_path):
     volume = ntfs(tmp_path)
     volume.copy_in(build_bootmgr(TOKEN, size=EBDA_ROOM))
-    boot(tmp_path, volume)
+    boot_volume(tmp_path, volume)
 
 
 def test_reads_suit_a_strict_bios(tmp_path, bootmgr):
@@ -233,7 +213,7 @@ def test_reads_suit_a_strict_bios(tmp_path, bootmgr):
     number = volume.copy_in(bootmgr)
     volume.scatter(number, run_clusters=201)
     assert volume.count_runs(number) >= 3
-    boot(tmp_path, volume, floppy=shim(tmp_path, STRICT=1))
+    boot_volume(tmp_path, volume, floppy=shim(tmp_path, STRICT=1))
 
 
 @pytest.mark.parametrize("start_lba", [1_000_000, 0xFFFF_0000])
@@ -243,7 +223,7 @@ def test_high_partitions_boot(tmp_path, bootmgr, start_lba):
     with volume.mounted() as place:
         (place / "filler").write_bytes(os.urandom(50 * MIB))
     volume.copy_in(bootmgr)
-    boot(tmp_path, volume, start_lba=start_lba)
+    boot_volume(tmp_path, volume, start_lba=start_lba)
 
 
 def test_4096_byte_sectors_boot(tmp_path, bootmgr):
@@ -254,7 +234,7 @@ def test_4096_byte_sectors_boot(tmp_path, bootmgr):
             (place / f"file of the root {index}").touch()
     number = volume.copy_in(bootmgr)
     volume.scatter(number)
-    boot(
+    boot_volume(
         tmp_path,
         volume,
         start_lba=256,
@@ -267,7 +247,7 @@ def test_4096_byte_sectors_boot(tmp_path, bootmgr):
 def test_bpb_is_believed_when_the_partition_entry_can_not_be(tmp_path, bootmgr, si_lba):
     volume = ntfs(tmp_path, hidden=START_LBA)
     volume.copy_in(bootmgr)
-    boot(tmp_path, volume, floppy=shim(tmp_path, FIRST_LBA=START_LBA, SI_LBA=si_lba))
+    boot_volume(tmp_path, volume, floppy=shim(tmp_path, FIRST_LBA=START_LBA, SI_LBA=si_lba))
 
 
 @pytest.mark.parametrize("where", ["boot", "table", "data"])
@@ -281,14 +261,7 @@ def test_failing_reads_are_tried_again_and_then_said(tmp_path, bootmgr, where, o
         "data": volume.runs(number, DATA)[0][0] * 4096 + 300_000,
     }[where]
     disk = disk_of(tmp_path, volume)
-    sector = START_LBA + offset // 512
-    with Qemu(tmp_path, failing_reads(disk, sector, once=once)) as machine:
-        if once:
-            assert f"BIOS OK token={TOKEN} " in machine.wait_serial(VERDICT)
-            assert machine.failed_reads() == 1
-        else:
-            assert "Disk read error" in machine.wait_screen("Press any key to restart")
-            assert machine.failed_reads() >= 3
+    boot_with_failing_reads(tmp_path, disk, START_LBA + offset // 512, once=once)
 
 
 # ---- what must be refused, with its own message ---------------------------------------------

@@ -12,8 +12,8 @@ from bootcode_disk import Volume, make_disk, patch_disk
 from bootcode_exfat_disk import ExfatVolume
 from bootcode_ntfs_disk import NtfsVolume
 from bootcode_qemu import Qemu
+from bootcode_rig import VERDICT, drive
 from standin.programs import build_bootmgr
-from test_bootcode import VERDICT, drive
 
 MIB = 1 << 20
 TOKEN = "BOOTSECT-51c0"
