@@ -22,7 +22,11 @@ from mini_iso import build_mini_iso
 from standin.iso import standin_iso
 from standin.windows_image import make_windows_wim
 
+from mediamaker.plan.codec import plan_from_json
+from mediamaker.sources.disk_map import map_disk
 from mediamaker.sources.exfat_map import map_exfat
+from mediamaker.vm.plan_map import map_plan
+from mediamaker.vm.virtual_disk import open_plan_disk
 
 SVG = "{http://www.w3.org/2000/svg}"
 LOADERS = {
@@ -115,6 +119,33 @@ def test_a_plan_boots(plan, iso, out_dir):
     assert finished.last["booted"] == "plan"
     assert finished.last["plan_id"] == json.loads(plan.read_text())["plan_id"]
     assert all(event["event"] != "boot_trace" for event in finished.events)
+
+
+@pytest.mark.parametrize(
+    ("layout", "sector_size"),
+    [("mbr-fat32", "512"), ("gpt-fat32", "4096"), ("mbr-fat32-exfat", "512"),
+     ("mbr-fat32", "4096")],
+)  # fmt: skip
+def test_the_plan_and_our_readers_give_the_same_names(iso, tmp_path, layout, sector_size):
+    """No boot: the extents of the plan against what FAT and exFAT of its disk say."""
+    out = tmp_path / "plan.json"
+    succeed("plan", iso.path, "--layout", layout, "--sector-size", sector_size, "--out", out)
+    made = plan_from_json(json.loads(out.read_text()))
+    with open_plan_disk(made) as disk:
+        planned = map_plan(made, disk.read)
+        read = map_disk(disk.read, disk.size, "disk", sector_size=int(sector_size))
+    assert read.problems == ()
+
+    def named(disk_map):
+        return {
+            (volume.number, item.name.casefold(), item.size, item.pieces)
+            for volume in disk_map.volumes
+            for item in volume.files.items
+            if item.kind == "file" and item.size
+        }
+
+    assert len(named(planned)) > 400
+    assert named(planned) == named(read)
 
 
 # Debian's mini.iso: another loader, of which nothing is claimed

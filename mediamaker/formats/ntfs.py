@@ -343,9 +343,9 @@ def _parse_file_name(value: bytes) -> list[FileName]:
 
 
 def _parse_data(attribute: bytes, boot: NtfsBoot, where: str) -> tuple[DataPart, int | None]:
-    lowest_cluster, _, offset = _NON_RESIDENT.unpack_from(attribute, 0x10)
     if len(attribute) < 0x40:
         raise FormatError(f"{where}: its stream's header has only {len(attribute)} bytes")
+    lowest_cluster, _, offset = _NON_RESIDENT.unpack_from(attribute, 0x10)
     size = int.from_bytes(attribute[0x30:0x38], "little") if lowest_cluster == 0 else None
     runs = parse_runs(attribute[offset:], boot, where)
     return DataPart(lowest_cluster * boot.cluster_size, runs), size

@@ -264,3 +264,21 @@ def test_no_volume_is_said_to_be_none(mapper, head):
 def test_pieces_are_cut_and_joined():
     assert cut_pieces([(0, 10), (10, 10), (40, 10)], 25) == ((0, 20), (40, 5))
     assert cut_pieces([(0, 10)], 0) == ()
+
+
+def test_a_stream_whose_header_is_cut_short_is_a_problem(tmp_path):
+    """Found by mutation: the header was unpacked before its size was looked at."""
+    image = tmp_path / "image"
+    with image.open("wb") as file:
+        file.truncate(4 * MIB)
+    run("mkntfs", "-F", "-Q", "-q", image)
+    data = bytearray(image.read_bytes())
+    record = data.index(b"FILE") + 2 * 1024
+    assert data[record : record + 4] == b"FILE"
+    at = record + int.from_bytes(data[record + 0x14 : record + 0x16], "little")
+    while data[at] != 0x80:
+        at += int.from_bytes(data[at + 4 : at + 8], "little")
+    assert data[at + 8] == 1, "it lies outside of the record"
+    data[at + 4 : at + 8] = (24).to_bytes(4, "little")
+    found = map_ntfs(lambda offset, size: bytes(data[offset : offset + size]), "it")
+    assert found.problems == ("it: NTFS file record 2: its stream's header has only 24 bytes",)
