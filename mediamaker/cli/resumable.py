@@ -180,7 +180,7 @@ def remove_leftovers(resumption: Resumption) -> None:
             raise TargetRefusedError(
                 f"{resumption.target}: another mediamaker writes it now", hint="wait for it"
             )
-    if resumption.partial is not None:
+    if resumption.partial is not None and (resumption.leftover or resumption.is_kept):
         resumption.partial.unlink(missing_ok=True)
 
 
