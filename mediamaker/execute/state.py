@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pwd
 from pathlib import Path
 
 from mediamaker.execute.journal import Facts
@@ -24,10 +25,18 @@ def state_folder(name: str) -> Path:
     """
     given = os.environ.get("XDG_STATE_HOME", "")
     # The specification has relative paths ignored.
-    base = Path(given) if given.startswith("/") else Path.home() / ".local" / "state"
+    base = Path(given) if given.startswith("/") else _home() / ".local" / "state"
     folder = base / "mediamaker" / name
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+def _home() -> Path:
+    """Ours; some sudo leave root with the caller's, whose folders root is not to make."""
+    home = Path.home()
+    if os.geteuid() == 0 and home.exists() and home.stat().st_uid != 0:
+        return Path(pwd.getpwuid(0).pw_dir)
+    return home
 
 
 def disk_key(facts: Facts) -> str:
