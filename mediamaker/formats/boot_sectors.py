@@ -51,6 +51,8 @@ _EXFAT_SECTOR_SHIFTS = range(9, 13)
 _EXTENDED_SIGNATURE = b"\x00\x00\x55\xaa"
 _NTFS_NAME = b"NTFS    "
 _FAT32_NAME = b"FAT32   "
+_HANDS_BACK = b"\xcd\x18\xf4\xeb\xfd"
+"""INT 18h, then hlt and a jump back to it: has the firmware try what comes next."""
 _NOT_BOOTABLE_TEXTS = (b"not a bootable disk", b"not bootable")
 """What mkfs.fat, mkntfs and others store where boot code would be."""
 _SYSLINUX_TEXTS = (b"Operating system load error", b"Missing OS", b"Multiple active partitions")
@@ -311,7 +313,8 @@ def identify_vbr(head: bytes, *, ours: OurBootCode | None = None) -> BootCodeIde
         if is_ours:
             return BootCodeIdentity("mediamaker", "mediamaker's", "\\BOOTMGR")
     code = head[_code_offset(kind) : _SIGNATURE_OFFSET]
-    if len(set(code)) <= 1 or any(text in code for text in _NOT_BOOTABLE_TEXTS):
+    hands_back = code.rstrip(b"\0") == _HANDS_BACK
+    if len(set(code)) <= 1 or hands_back or any(text in code for text in _NOT_BOOTABLE_TEXTS):
         return BootCodeIdentity("none", "no boot code")
     if head[3:11] == b"SYSLINUX":
         return BootCodeIdentity("syslinux", "syslinux's", "\\ldlinux.sys")

@@ -107,7 +107,13 @@ def read_partition_table(
     Raises:
         FormatError: no table, or none that can be read.
     """
-    head = mbr.parse_mbr(pread(0, mbr.MBR_SIZE))
+    try:
+        head = mbr.parse_mbr(pread(0, mbr.MBR_SIZE))
+    except FormatError as error:
+        raise FormatError(
+            f"{what}: no partition table: {error.message}",
+            hint="name a whole disk, or an image file of one",
+        ) from error
     if any(item and item.type_code == mbr.TYPE_GPT_PROTECTIVE for item in head.partitions):
         return _read_gpt(pread, head, disk_size, sector_size, what)
     entries = tuple(

@@ -178,6 +178,14 @@ def test_owner_of_mbr_code():
     assert identify_mbr(words.ljust(512, b"\x90")).owner == "windows-like"
 
 
+def test_code_that_hands_back_to_the_firmware_starts_nothing(tmp_path):
+    head = bytearray(head_of(make(tmp_path, "fat32")))
+    head[0x5A:0x1FE] = b"\xcd\x18\xf4\xeb\xfd".ljust(0x1FE - 0x5A, b"\0")
+    assert identify_vbr(bytes(head), ours=OURS).owner == "none"
+    head[0x5A] = 0xFA
+    assert identify_vbr(bytes(head), ours=OURS).owner == "unknown"
+
+
 def test_no_boot_code_for_other_volumes():
     assert find_file_system(b"\0" * 510 + b"\x55\xaa") is None
     assert find_file_system(b"short") is None

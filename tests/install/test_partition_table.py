@@ -151,7 +151,7 @@ def test_what_we_leave_alone(tmp_path, kind):
 
 
 def test_no_table_is_an_error(tmp_path):
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError, match=r"disk.*: no partition table: MBR"):
         look(blank(tmp_path))
     path = blank(tmp_path)
     tool("sgdisk", "-n", "1:1M:+8M", path)
