@@ -5,9 +5,12 @@ import re
 import shutil
 from pathlib import Path
 
+import bootcode_rig
+import manager_disk as md
+import manager_rig
 import pytest
-from bootcode_rig import TOKEN
-from standin.programs import build_bootmgr
+from standin.programs import build_bootmgr, build_host_manager
+from standin.windows_image import make_windows_wim
 
 OUT = Path(__file__).parent.parent / "out" / "vm-tests"
 
@@ -24,4 +27,36 @@ def out_dir(request):
 @pytest.fixture(scope="session")
 def bootmgr() -> bytes:
     """The stand-in for BOOTMGR, with the token of ``bootcode_rig``."""
-    return build_bootmgr(TOKEN)
+    return build_bootmgr(bootcode_rig.TOKEN)
+
+
+@pytest.fixture(scope="session")
+def host_manager(tmp_path_factory):
+    """The stand-in boot manager as a Linux program."""
+    return build_host_manager(tmp_path_factory.mktemp("host"))
+
+
+@pytest.fixture(scope="session")
+def installed_wim(tmp_path_factory):
+    """The stand-in Windows with the tokens of ``manager_rig``."""
+    path = tmp_path_factory.mktemp("wim") / "install.wim"
+    make_windows_wim(path, token=manager_rig.TOKEN, winre_token=manager_rig.WINRE_TOKEN)
+    return path
+
+
+@pytest.fixture(scope="session")
+def manager_disks(installed_wim, tmp_path_factory):
+    """A disk with that Windows for each firmware; nobody may change it."""
+    folder = tmp_path_factory.mktemp("disks")
+    return {name: md.make_disk(folder / name, name, installed_wim) for name in ("uefi", "bios")}
+
+
+@pytest.fixture(params=["uefi", "bios"])
+def firmware(request):
+    return request.param
+
+
+@pytest.fixture
+def disk(manager_disks, firmware, tmp_path):
+    """A copy for one test."""
+    return manager_disks[firmware].copy(tmp_path / "disk.img")

@@ -9,13 +9,10 @@ import uuid
 
 import manager_disk as md
 import pytest
-from standin.programs import build_host_manager
-from standin.windows_image import make_windows_wim
+from manager_rig import TOKEN, WINRE_TOKEN, once, partitions
 
 from mediamaker.cli.main import main
 from mediamaker.formats.bcd import pack_store, parse_store
-from mediamaker.formats.bcd_devices import GptPartition, MbrPartition
-from mediamaker.formats.bcd_names import well_known
 from mediamaker.formats.bcd_text import format_partition
 from mediamaker.plan.boot_store import (
     BootIds,
@@ -23,62 +20,20 @@ from mediamaker.plan.boot_store import (
     register_recovery,
 )
 
-TOKEN, WINRE_TOKEN = "installed-1", "recovery-1"
 IDS = BootIds.derive(b"judged")
-BOOT_SEQUENCE = 0x24000002
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    return build_host_manager(tmp_path_factory.mktemp("host"))
-
-
-@pytest.fixture(scope="module")
-def wim(tmp_path_factory):
-    path = tmp_path_factory.mktemp("wim") / "install.wim"
-    make_windows_wim(path, token=TOKEN, winre_token=WINRE_TOKEN)
-    return path
-
-
-@pytest.fixture(scope="module")
-def disks(wim, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("disks")
-    return {
-        firmware: md.make_disk(folder / firmware, firmware, wim) for firmware in ("uefi", "bios")
-    }
-
-
-@pytest.fixture(params=["uefi", "bios"])
-def firmware(request):
-    return request.param
 
 
 @pytest.fixture
-def ask(program, disks, firmware):
+def ask(host_manager, disk):
     def asked(store):
         packed = store if isinstance(store, bytes) else pack_store(store)
-        return md.ask_host_manager(program, disks[firmware].put_store(packed))
+        return md.ask_host_manager(host_manager, disk.put_store(packed))
 
     return asked
 
 
-def places(firmware):
-    """The three partitions, as our own devices name them."""
-    if firmware == "uefi":
-        return {
-            role: GptPartition(place.disk_guid, place.guid) for role, place in md.PLACES.items()
-        }
-    return {role: MbrPartition(place.signature, place.start) for role, place in md.PLACES.items()}
-
-
 def made(firmware, **changes):
-    return installed_store(firmware=firmware, ids=IDS, **{**places(firmware), **changes})
-
-
-def once(store, guid):
-    """The store with this entry for the next start."""
-    manager = store.object(well_known("bootmgr"))
-    return store.with_object(manager.with_value(BOOT_SEQUENCE, (guid,)))
+    return installed_store(firmware=firmware, ids=IDS, **{**partitions(firmware), **changes})
 
 
 def says(said, word):
@@ -99,7 +54,7 @@ def bcd(capsys):
 
 def test_a_store_that_the_verb_makes_is_followed(ask, bcd, firmware, tmp_path):
     path = tmp_path / "BCD"
-    where = {role: format_partition(item) for role, item in places(firmware).items()}
+    where = {role: format_partition(item) for role, item in partitions(firmware).items()}
     words = [f"--{role}={where[role]}" for role in ("system", "windows")]
     bcd("create", path, "--kind", "installed", "--firmware", firmware, *words)
     assert says(ask(path.read_bytes()), f"MM-TOKEN: {TOKEN}")
@@ -117,7 +72,7 @@ def test_a_store_that_the_verb_makes_is_followed(ask, bcd, firmware, tmp_path):
 
 def test_an_entry_for_a_ramdisk_made_by_hand(ask, bcd, firmware, tmp_path):
     path = tmp_path / "BCD"
-    where = format_partition(places(firmware)["recovery"])
+    where = format_partition(partitions(firmware)["recovery"])
     path.write_bytes(pack_store(made(firmware)))
     bcd("create", path, "--object", "{ramdiskoptions}", "--description", "by hand")
     bcd("set", path, "{ramdiskoptions}", "ramdisksdidevice", f"partition={where}")
@@ -157,7 +112,7 @@ def test_a_store_of_another_writer_changed_by_us(ask, firmware):
     theirs = parse_store(md.installed_store(firmware).pack(), what="theirs")
     assert says(ask(theirs), f"MM-TOKEN: {TOKEN}")
     os_guid = uuid.UUID(md.OS.strip("{}"))
-    store = register_recovery(theirs, os_guid, places(firmware)["recovery"], IDS)
+    store = register_recovery(theirs, os_guid, partitions(firmware)["recovery"], IDS)
     assert store.object(uuid.UUID(md.RECOVERY.strip("{}"))) is None
     assert says(ask(store), f"MM-TOKEN: {TOKEN}")
     assert says(ask(once(store, IDS.recovery)), f"MM-WINRE: {WINRE_TOKEN}")

@@ -11,12 +11,10 @@ from dataclasses import replace
 import manager_disk as md
 import pytest
 from bootcode_qemu import Qemu
-from standin.programs import build_host_manager
-from standin.windows_image import make_windows_wim
+from manager_rig import TOKEN, WINRE_TOKEN, once, outcome, partitions
 
 from mediamaker.formats.bcd import pack_store, parse_store
-from mediamaker.formats.bcd_devices import GptPartition, LocatePath, MbrPartition
-from mediamaker.formats.bcd_names import well_known
+from mediamaker.formats.bcd_devices import LocatePath
 from mediamaker.plan.boot_store import (
     BootIds,
     add_windows,
@@ -29,45 +27,13 @@ from mediamaker.plan.boot_store import (
     vhd_store,
 )
 
-TOKEN, WINRE_TOKEN = "stores-1", "stores-re"
 IDS, OTHER_IDS = BootIds.derive(b"first"), BootIds.derive(b"second")
-BOOT_SEQUENCE, PATH = 0x24000002, 0x12000002
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    return build_host_manager(tmp_path_factory.mktemp("host"))
-
-
-@pytest.fixture(scope="module")
-def wim(tmp_path_factory):
-    path = tmp_path_factory.mktemp("wim") / "install.wim"
-    make_windows_wim(path, token=TOKEN, winre_token=WINRE_TOKEN)
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole_disks(wim, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("disks")
-    return {name: md.make_disk(folder / name, name, wim) for name in ("uefi", "bios")}
-
-
-@pytest.fixture(params=["uefi", "bios"])
-def firmware(request):
-    return request.param
-
-
-@pytest.fixture
-def disk(whole_disks, firmware, tmp_path):
-    return whole_disks[firmware].copy(tmp_path / "disk.img")
+PATH = 0x12000002
 
 
 @pytest.fixture
 def references(firmware):
-    """The partitions as the store of that firmware names them."""
-    if firmware == "uefi":
-        return {role: GptPartition(md.DISK_GUID, place.guid) for role, place in md.PLACES.items()}
-    return {role: MbrPartition(md.SIGNATURE, place.start) for role, place in md.PLACES.items()}
+    return partitions(firmware)
 
 
 @pytest.fixture
@@ -76,21 +42,10 @@ def installed(firmware, references):
 
 
 @pytest.fixture
-def ask(program, disk):
-    return lambda store: verdict(md.ask_host_manager(program, disk.put_store(pack_store(store))))
-
-
-def verdict(said):
-    lines = [line for line in said.splitlines() if line.startswith("MM-")]
-    lines = [line for line in lines if not line.startswith("MM-BCD: ")]
-    assert lines[1:] == ["MM-BCD-END"], said
-    return lines[0]
-
-
-def once(store, guid):
-    """The store, with the entry that starts next time."""
-    manager = store.object(well_known("bootmgr"))
-    return store.with_object(manager.with_value(BOOT_SEQUENCE, (guid,)))
+def ask(host_manager, disk):
+    return lambda store: outcome(
+        md.ask_host_manager(host_manager, disk.put_store(pack_store(store)))
+    )
 
 
 def with_path(store, guid, path):
@@ -163,13 +118,13 @@ def test_one_wrong_digit_in_each_identity(ask, firmware, references):
         assert said[1].endswith("no partition of that disk has this offset")
 
 
-def test_the_recovery_store_of_an_esp(program, whole_disks, tmp_path):
-    references = {role: GptPartition(md.DISK_GUID, at.guid) for role, at in md.PLACES.items()}
+def test_the_recovery_store_of_an_esp(host_manager, manager_disks, tmp_path):
+    references = partitions("uefi")
     store = esp_recovery_store(
         system=references["system"], recovery=references["recovery"], ids=OTHER_IDS
     )
-    disk = whole_disks["uefi"].copy(tmp_path / "disk.img").put_store(pack_store(store))
-    assert verdict(md.ask_host_manager(program, disk)) == WINRE
+    disk = manager_disks["uefi"].copy(tmp_path / "disk.img").put_store(pack_store(store))
+    assert outcome(md.ask_host_manager(host_manager, disk)) == WINRE
 
 
 def test_a_medium_with_a_ramdisk(ask, firmware, references):
@@ -186,8 +141,10 @@ def test_a_portable_system_that_looks_for_itself(ask, firmware):
     assert ask(portable_store(firmware, kind="boot", ids=IDS)).startswith("MM-BCD-ERROR: no loader")
 
 
-def test_a_windows_inside_of_a_virtual_disk(program, wim, firmware, references, tmp_path, out_dir):
-    disk = md.make_vhd_disk(tmp_path / "disk", firmware, wim)
+def test_a_windows_inside_of_a_virtual_disk(
+    host_manager, installed_wim, firmware, references, tmp_path, out_dir
+):
+    disk = md.make_vhd_disk(tmp_path / "disk", firmware, installed_wim)
 
     def said_for(role, path):
         store = vhd_store(
@@ -197,7 +154,7 @@ def test_a_windows_inside_of_a_virtual_disk(program, wim, firmware, references, 
             vhd_path=path,
             ids=IDS,
         )
-        return verdict(md.ask_host_manager(program, disk.put_store(pack_store(store))))
+        return outcome(md.ask_host_manager(host_manager, disk.put_store(pack_store(store))))
 
     gone = "MM-BCD-ERROR: the virtual disk's file is not there"
     assert said_for("windows", r"\vhd\other.vhd") == gone
@@ -207,7 +164,7 @@ def test_a_windows_inside_of_a_virtual_disk(program, wim, firmware, references, 
     assert said_for("windows", r"\vhd\windows.vhd") == WINDOWS
     if firmware == "bios":
         with Qemu(out_dir, f"file={disk.path},format=raw,if=ide") as machine:
-            assert verdict(machine.wait_serial("MM-BCD-END", timeout=60)) == WINDOWS
+            assert outcome(machine.wait_serial("MM-BCD-END", timeout=60)) == WINDOWS
 
 
 def test_under_firmware(disk, firmware, installed, references, out_dir):
@@ -217,12 +174,12 @@ def test_under_firmware(disk, firmware, installed, references, out_dir):
     disk.put_store(pack_store(broken))
     drive = f"file={disk.path},format=raw,if=ide"
     with Qemu(out_dir, drive, uefi=firmware == "uefi") as machine:
-        assert verdict(machine.wait_serial("MM-BCD-END", timeout=90)) == WINRE
+        assert outcome(machine.wait_serial("MM-BCD-END", timeout=90)) == WINRE
 
 
-def test_one_ntfs_volume_that_starts_itself(program, wim, tmp_path, out_dir):
+def test_one_ntfs_volume_that_starts_itself(host_manager, installed_wim, tmp_path, out_dir):
     store = portable_store("bios", kind="boot", ids=IDS)
-    disk = md.make_portable_disk(tmp_path / "portable", wim, pack_store(store))
-    assert verdict(md.ask_host_manager(program, disk)) == WINDOWS
+    disk = md.make_portable_disk(tmp_path / "portable", installed_wim, pack_store(store))
+    assert outcome(md.ask_host_manager(host_manager, disk)) == WINDOWS
     with Qemu(out_dir, f"file={disk.path},format=raw,if=ide") as machine:
-        assert verdict(machine.wait_serial("MM-BCD-END", timeout=30)) == WINDOWS
+        assert outcome(machine.wait_serial("MM-BCD-END", timeout=30)) == WINDOWS

@@ -16,43 +16,12 @@ import pytest
 from bootcode_disk import patch_disk, run
 from bootcode_qemu import Qemu
 from manager_disk import BOOTMGR, OS, RECOVERY, RECOVERY_OPTIONS, RESUME
+from manager_rig import TOKEN, WINRE_TOKEN, outcome
 from standin import hives
 from standin.grub_judge import grub_find
-from standin.programs import build_host_manager
-from standin.windows_image import make_windows_wim
 
-TOKEN, WINRE_TOKEN = "installed-1", "recovery-1"
 STORES = Path(__file__).resolve().parents[2] / "shared/bcd"
-FIRMWARE = ("uefi", "bios")
 LOADER_MARK = b"MEDIAMAKER-LOAD!"
-
-
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    return build_host_manager(tmp_path_factory.mktemp("host"))
-
-
-@pytest.fixture(scope="module")
-def wim(tmp_path_factory):
-    path = tmp_path_factory.mktemp("wim") / "install.wim"
-    make_windows_wim(path, token=TOKEN, winre_token=WINRE_TOKEN)
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole_disks(wim, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("disks")
-    return {firmware: md.make_disk(folder / firmware, firmware, wim) for firmware in FIRMWARE}
-
-
-@pytest.fixture(params=FIRMWARE)
-def firmware(request):
-    return request.param
-
-
-@pytest.fixture
-def disk(whole_disks, firmware, tmp_path):
-    return whole_disks[firmware].copy(tmp_path / "disk.img")
 
 
 @pytest.fixture
@@ -61,22 +30,13 @@ def store(firmware):
 
 
 @pytest.fixture
-def ask(program, disk):
+def ask(host_manager, disk):
     def asked(packed=None):
         if packed is not None:
             disk.put_store(packed)
-        return md.ask_host_manager(program, disk)
+        return md.ask_host_manager(host_manager, disk)
 
     return asked
-
-
-def outcome(said):
-    """The last line before the end, which must be the only one of its kind."""
-    lines = [line for line in said.splitlines() if not line.startswith("MM-BCD: ")]
-    lines = [line for line in lines if line.startswith("MM-")]
-    assert len(lines) == 2, said
-    assert lines[1] == "MM-BCD-END"
-    return lines[0]
 
 
 def refused(said, reason):
@@ -164,13 +124,13 @@ WRONG_PLACES = {
 
 @pytest.mark.parametrize("case", WRONG_PLACES)
 @pytest.mark.parametrize("role", ["windows", "recovery"])
-def test_a_device_that_is_not_there(program, whole_disks, tmp_path, case, role):
+def test_a_device_that_is_not_there(host_manager, manager_disks, tmp_path, case, role):
     firmware, changes, reason = WRONG_PLACES[case]
     store = md.installed_store(firmware, md.elsewhere(role, **changes))
     if role == "recovery":
         store.elements[BOOTMGR][0x24000002] = md.guids(RECOVERY)
-    disk = whole_disks[firmware].copy(tmp_path / "disk.img").put_store(store.pack())
-    assert refused(md.ask_host_manager(program, disk), reason)
+    disk = manager_disks[firmware].copy(tmp_path / "disk.img").put_store(store.pack())
+    assert refused(md.ask_host_manager(host_manager, disk), reason)
 
 
 def test_the_system_partition_is_not_the_windows_partition(ask, firmware):
@@ -181,12 +141,12 @@ def test_the_system_partition_is_not_the_windows_partition(ask, firmware):
     assert "MM-BCD: loader fails: the loader is not there" in said
 
 
-def test_a_gpt_device_under_bios(program, whole_disks, tmp_path):
+def test_a_gpt_device_under_bios(host_manager, manager_disks, tmp_path):
     store = md.installed_store("bios")
     store.elements[OS][0x11000001] = md.device(md.partition(md.PLACES["windows"], "uefi"))
-    disk = whole_disks["bios"].copy(tmp_path / "disk.img").put_store(store.pack())
+    disk = manager_disks["bios"].copy(tmp_path / "disk.img").put_store(store.pack())
     reason = "a GPT partition in a store for BIOS"
-    assert refused(md.ask_host_manager(program, disk), reason)
+    assert refused(md.ask_host_manager(host_manager, disk), reason)
 
 
 @pytest.mark.parametrize(
@@ -297,8 +257,8 @@ def test_a_recovery_that_would_not_start(ask, store, firmware, change, reason):
     assert refused(ask(store.pack()), reason)
 
 
-def test_a_winre_without_boot_index(program, whole_disks, tmp_path):
-    disk = whole_disks["uefi"].copy(tmp_path / "disk.img")
+def test_a_winre_without_boot_index(host_manager, manager_disks, tmp_path):
+    disk = manager_disks["uefi"].copy(tmp_path / "disk.img")
     store = md.installed_store("uefi")
     store.elements[BOOTMGR][0x24000002] = md.guids(RECOVERY)
     disk.put_store(store.pack())
@@ -306,15 +266,15 @@ def test_a_winre_without_boot_index(program, whole_disks, tmp_path):
         file.seek(md._STARTS["recovery"])
         recovery = file.read(md._SIZES["recovery"])
     patch_disk(disk.path, md._STARTS["recovery"] + recovery.index(b"MSWIM\0\0\0") + 0x78, b"\0")
-    assert refused(md.ask_host_manager(program, disk), "the WIM file has no boot index")
+    assert refused(md.ask_host_manager(host_manager, disk), "the WIM file has no boot index")
 
 
 @pytest.mark.parametrize("copy", ["first", "second"])
-def test_a_gpt_with_a_damaged_copy(program, whole_disks, tmp_path, copy):
-    disk = whole_disks["uefi"].copy(tmp_path / "disk.img")
+def test_a_gpt_with_a_damaged_copy(host_manager, manager_disks, tmp_path, copy):
+    disk = manager_disks["uefi"].copy(tmp_path / "disk.img")
     offset = {"first": 512, "second": disk.path.stat().st_size - 512}[copy]
     patch_disk(disk.path, offset + 56, b"\xff")
-    said = md.ask_host_manager(program, disk)
+    said = md.ask_host_manager(host_manager, disk)
     assert refused(said, "no disk has this GUID")
     assert "disk 0 damaged: GPT header checksum" in said
 
@@ -330,9 +290,9 @@ def test_identities_changed_on_the_disk(ask, disk, firmware):
 
 
 @pytest.mark.parametrize("path", sorted(STORES.glob("*.bcd")), ids=lambda path: path.stem)
-def test_real_stores_are_read_as_dissect_reads_them(program, path):
+def test_real_stores_are_read_as_dissect_reads_them(host_manager, path):
     done = subprocess.run(
-        [program, "store", path], capture_output=True, text=True, check=True,
+        [host_manager, "store", path], capture_output=True, text=True, check=True,
         env={"ASAN_OPTIONS": "detect_leaks=0"},
     )  # fmt: skip
     expected = []
@@ -348,7 +308,7 @@ def test_real_stores_are_read_as_dissect_reads_them(program, path):
     assert done.stdout.splitlines() == expected
 
 
-def test_mutants_are_read_or_refused_without_a_stray_access(program, tmp_path):
+def test_mutants_are_read_or_refused_without_a_stray_access(host_manager, tmp_path):
     # gcc's sanitizers watch; a header's checksum covers no byte behind it.
     rng, packed, path = random.Random(4), md.installed_store("uefi").pack(), tmp_path / "mutant"
     verdicts = set()
@@ -359,7 +319,7 @@ def test_mutants_are_read_or_refused_without_a_stray_access(program, tmp_path):
             mutant[at] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
         path.write_bytes(mutant)
         done = subprocess.run(
-            [program, "store", path], capture_output=True, check=False,
+            [host_manager, "store", path], capture_output=True, check=False,
             env={"ASAN_OPTIONS": "detect_leaks=0:exitcode=99"},
         )  # fmt: skip
         assert not done.stderr, done.stderr
@@ -401,20 +361,20 @@ def test_under_firmware(disk, store, change, out_dir):
     assert outcome(said).startswith(expected), said
 
 
-def test_bios_from_one_ntfs_volume(program, wim, tmp_path, out_dir):
+def test_bios_from_one_ntfs_volume(host_manager, installed_wim, tmp_path, out_dir):
     store = md.installed_store("bios")
     for guid, element in ((OS, 0x11000001), (OS, 0x21000001), (RESUME, 0x11000001)):
         store.elements[guid][element] = md.device(md.boot())
-    disk = md.make_portable_disk(tmp_path / "portable", wim, store.pack())
-    assert outcome(md.ask_host_manager(program, disk)) == f"MM-TOKEN: {TOKEN}"
+    disk = md.make_portable_disk(tmp_path / "portable", installed_wim, store.pack())
+    assert outcome(md.ask_host_manager(host_manager, disk)) == f"MM-TOKEN: {TOKEN}"
     said = boot(disk, out_dir, timeout=30)
     assert outcome(said) == f"MM-TOKEN: {TOKEN}"
     assert "at 0x100000 ntfs" in said
 
 
-def test_4096_byte_sectors(program, wim, tmp_path, out_dir):
-    disk = md.make_4kn_disk(tmp_path / "disk", wim)
-    assert outcome(md.ask_host_manager(program, disk)) == f"MM-TOKEN: {TOKEN}"
+def test_4096_byte_sectors(host_manager, installed_wim, tmp_path, out_dir):
+    disk = md.make_4kn_disk(tmp_path / "disk", installed_wim)
+    assert outcome(md.ask_host_manager(host_manager, disk)) == f"MM-TOKEN: {TOKEN}"
     said = boot(disk, out_dir, timeout=120)
     assert outcome(said) == f"MM-TOKEN: {TOKEN}"
     name = r"\Windows\System32\winload.efi"
