@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from mediamaker.errors import TargetIOError, ToolError
-from mediamaker.install.tools import run_tool
+from mediamaker.install.tools import ToolResult, run_tool
 
 _FULL_ACCESS: Final = 0x1F01FF
 _OBJECT_INHERIT, _CONTAINER_INHERIT = 0x01, 0x02
@@ -54,14 +54,12 @@ def protect_files(
         request.write_text(text, encoding="utf-8")
     except OSError as error:
         raise TargetIOError(f"{request}: {error.strerror}") from error
-    arguments = ["-s", str(volume.absolute()), str(request.absolute())]
     with _resolvable(volume):
         if os.geteuid() == 0:
+            arguments = ["-s", str(volume.absolute()), str(request.absolute())]
             done = run_tool("ntfssecaudit", arguments, package="ntfs-3g")
         else:
-            # It asks for root even for a file of one's own; a user namespace has one.
-            arguments = ["--user", "--map-root-user", "ntfssecaudit", *arguments]
-            done = run_tool("unshare", arguments, package="util-linux")
+            done = _run_as_root_of_a_namespace(volume, request)
     match = _DONE_RE.search(done.stdout)
     count = int(match[1]) if match else 0
     if done.returncode or count != len(directories) + len(files):
@@ -69,6 +67,24 @@ def protect_files(
             f"{volume}: ntfssecaudit set {count} of {len(directories) + len(files)} security "
             f"descriptors and ended with {done.returncode}: {done.said}"
         )
+
+
+def _run_as_root_of_a_namespace(volume: Path, request: Path) -> ToolResult:
+    """ntfssecaudit asks for root even for a file of one's own; a user namespace has one.
+
+    From in there the descriptors of this process are out of reach (ptrace(2): /proc/PID/fd), so
+    it gets one of its own.
+    """
+    try:
+        descriptor = os.open(volume, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise TargetIOError(f"{volume}: {error.strerror}") from error
+    try:
+        arguments = ["--user", "--map-root-user", "ntfssecaudit"]
+        arguments += ["-s", f"/proc/self/fd/{descriptor}", str(request.absolute())]
+        return run_tool("unshare", arguments, package="util-linux", pass_fds=(descriptor,))
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -30,9 +30,16 @@ class ToolResult:
 
 
 def run_tool(
-    program: str, arguments: Sequence[str], *, package: str, timeout_seconds: float | None = None
+    program: str,
+    arguments: Sequence[str],
+    *,
+    package: str,
+    timeout_seconds: float | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> ToolResult:
     """Run ``program``, which comes with the Debian ``package``; however it ends is the result.
+
+    It has ``pass_fds`` open, by the same numbers.
 
     Raises:
         ToolError: it is missing, can't be started, or did not end in time.
@@ -49,6 +56,7 @@ def run_tool(
             capture_output=True,
             timeout=timeout_seconds,
             check=False,
+            pass_fds=pass_fds,
             env={**os.environ, "LC_ALL": "C.UTF-8"},
         )
     except subprocess.TimeoutExpired as error:

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An image with files added in memory, judged by wimlib-imagex's capture, ntfs-3g and ntfsfix."""
 
+import ctypes
 import hashlib
 import io
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 from dissect.ntfs.secure import SecurityDescriptor
@@ -296,3 +299,35 @@ def test_a_file_without_a_name(tmp_path, image):
         os.close(descriptor)
     with mounted(tmp_path / "named.img", tmp_path / "m") as root:
         assert {sid for sid, _ in grants(root / "unattend.xml")} == {"S-1-5-18", "S-1-5-32-544"}
+
+
+def test_a_file_without_a_name_of_an_ordinary_user(image):
+    """From a user namespace the descriptors of the process outside of it are out of reach."""
+    with tempfile.TemporaryDirectory(prefix="anyone-") as name:
+        folder = Path(name)
+        folder.chmod(0o777)
+        shutil.copyfile(image, folder / "image.wim")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.setgroups([])
+                os.setresgid(65534, 65534, 65534)
+                os.setresuid(65534, 65534, 65534)
+                # As of a process that was started by that user: PR_SET_DUMPABLE.
+                ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)
+                descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR)
+                volume = make_target(Path(f"/proc/{os.getpid()}/fd/{descriptor}"))
+                facts = image_facts([folder / "image.wim"], 1)
+                options = {"extra_files": {("unattend.xml",): b"secret"}, "on_event": ignore_event}
+                result = apply_windows(
+                    [folder / "image.wim"], facts, volume, scratch=folder, **options
+                )
+                shutil.copyfile(volume, folder / "named.img")
+                (folder / "warnings").write_text("\n".join(result.warnings))
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert (folder / "warnings").read_text() == ""
+        with mounted(folder / "named.img", folder / "m") as root:
+            assert {sid for sid, _ in grants(root / "unattend.xml")} == {"S-1-5-18", "S-1-5-32-544"}
