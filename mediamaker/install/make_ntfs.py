@@ -73,6 +73,11 @@ def make_ntfs(
     # "--", so the path is made absolute.
     arguments += [str(path.absolute()), str(size // sector_size)]
     done = run_tool("mkntfs", arguments, package="ntfs-3g")
+    if done.returncode and "No space left on device" in done.said:
+        raise TargetIOError(
+            f"{path}: no room on its file system for an NTFS volume's own tables",
+            hint="free some space, or name another folder",
+        )
     if done.returncode:
         raise ToolError(f"{path}: mkntfs failed with {done.returncode}: {done.said}")
     set_volume_serial(path, volume_serial)

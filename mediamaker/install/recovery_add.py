@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from mediamaker.errors import FormatError, TargetTooSmallError, ToolError
+from mediamaker.errors import FormatError, TargetRefusedError, TargetTooSmallError, ToolError
 from mediamaker.execute.interrupts import check_cancelled
 from mediamaker.execute.progress import OnEvent, ProgressMeter, ignore_event
 from mediamaker.formats.bcd import pack_store
@@ -249,10 +249,12 @@ class _Work:
         report = check_recovery(self._look(), windows_number=windows.number)
         if not report.would_start:
             bad = [point for point in report.points if not (point.is_good or point.is_advice)]
-            raise ToolError(
-                "WinRE would not start afterwards: "
+            raise TargetRefusedError(
+                f"{self._what}: WinRE would not start afterwards: "
                 + "; ".join(f"{point.name}: {point.message}" for point in bad)
-                + ": nothing was written"
+                + ": nothing was written",
+                hint="mediamaker recovery check goes through all of it; a disk of Windows To Go, "
+                "whose store names no partition, can't have WinRE",
             )
         sector_size = before.table.sector_size
         return PreparedRecovery(

@@ -336,15 +336,20 @@ def install_to_file(
     partition = placed.windows
     with open_target(partition.size) as target:
         path = target.reopen_path
-        make_partition_ntfs(placed, partition, path)
-        applied, check = _apply(
-            prepared,
-            path,
-            is_held=False,
-            is_verifying=is_verifying,
-            on_event=on_event,
-            cancel=cancel,
-        )
+        try:
+            make_partition_ntfs(placed, partition, path)
+            applied, check = _apply(
+                prepared,
+                path,
+                is_held=False,
+                is_verifying=is_verifying,
+                on_event=on_event,
+                cancel=cancel,
+            )
+        except MediaError as error:
+            # What has no name yet is called what it will be.
+            error.message = error.message.replace(str(path), target.name)
+            raise
         is_in_place = _move_into_place(target, partition.start, placed.geometry.size)
         windows = None if is_in_place else take_volume_file(path, partition)
         install = plan_install(prepared, windows)

@@ -12,6 +12,7 @@ from mediamaker.formats.bcd_devices import GptPartition, LocateElement, MbrParti
 from mediamaker.formats.reagent import parse_reagent
 from mediamaker.formats.regf import Hive, Key, dword_value
 from mediamaker.formats.regf_pack import pack_hive
+from tests.install.windows_disk_rig import boot_sdi, make_winre
 from tests.install.windows_rig import LOADERS, WINRE, boot_contents, make_image, program
 from tests.wim.wim_rig import mounted
 
@@ -198,6 +199,20 @@ def test_togo_names_no_disk(run, second_image, tmp_path):
             check=True, capture_output=True, text=True,
         ).stdout  # fmt: skip
     assert int(shown.strip(), 16) == 1
+
+
+def test_a_disk_that_moves_gets_no_winre(run, second_image, tmp_path):
+    disk = tmp_path / "togo.img"
+    code, events = run.json("togo", f"{second_image}:1", disk, "--size", "800MiB", "--no-verify")
+    assert code == 0, events
+    winre = make_winre(tmp_path)
+    sdi = tmp_path / "boot.sdi"
+    sdi.write_bytes(boot_sdi())
+    words = ("--winre", winre, "--boot-sdi", sdi, "--size", "64MiB", "--dry-run")
+    code, events = run.json("recovery", "add", disk, *words)
+    assert code == 4, events
+    assert "would not start afterwards" in events[-1]["message"]
+    assert "Windows To Go" in events[-1]["hint"]
 
 
 def test_a_dry_run_shows_and_writes_nothing(run, image, tmp_path):

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from dissect.ntfs import NTFS
 
-from mediamaker.errors import TargetRefusedError, ToolError, UsageError
+from mediamaker.errors import TargetIOError, TargetRefusedError, ToolError, UsageError
 from mediamaker.install.make_ntfs import make_ntfs
 from mediamaker.units import MIB
 from tests.wim.wim_rig import mounted, run
@@ -138,3 +138,21 @@ def test_on_a_block_device(tmp_path):
     finally:
         subprocess.run(["losetup", "--detach", device], check=True)
     assert path.read_bytes()[0x28:0x30] == (32 * MIB // 512 - 1).to_bytes(8, "little")
+
+
+def test_no_room_says_so(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", small], check=True)
+    try:
+        with pytest.raises(TargetIOError, match=r"v\.ntfs: no room on its file system"):
+            make_ntfs(
+                small / "v.ntfs",
+                size=256 * MIB,
+                sector_size=512,
+                hidden_sectors=0,
+                volume_label="",
+                volume_serial=1,
+            )
+    finally:
+        subprocess.run(["umount", small], check=True)
