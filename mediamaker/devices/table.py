@@ -89,6 +89,9 @@ def read_table(path: Path) -> DiskTable:
     with _quiet_libparted(problems):
         try:
             device = parted.getDevice(str(path))
+            # libparted remembers devices by name, with size and contents: what has this name the
+            # next time may be another disk. Reading that one by these facts has crashed.
+            device.removeFromCache()
             size, sector_size = device.length * device.sectorSize, device.sectorSize
             disk = parted.newDisk(device)
             if disk.type != _WHOLE_DISK_LABEL:

@@ -18,7 +18,7 @@ import pytest
 
 from mediamaker.execute.before import BeforeFile, OldPartition, choose_ranges
 from tests.cli.conftest import pe_program
-from tests.cli.test_resume import killed, loop_device, mediamaker, read_device
+from tests.cli.test_create_resume import killed, loop_device, mediamaker, read_device
 
 MIB = 1 << 20
 DISK_SIZE = 288 * MIB
