@@ -89,4 +89,6 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
         output.result(f"{target}: is as it was before already")
     else:
         output.result(f"{target}: is as it was before; {format_size(restored_size)} were put back")
+    if header.what.startswith("install"):
+        output.note("the Windows partition keeps what install put there: it was formatted")
     return ExitCode.DONE

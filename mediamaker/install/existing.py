@@ -97,7 +97,7 @@ def install_existing(
             what=f"install, boot files on partition {install.system.number}",
             made_at=made_at,
             made_by=made_by,
-            target=disk.name,
+            target=str(path.absolute()),
             identity=identity,
         )
         applied, check = _fill_windows(

@@ -94,20 +94,25 @@ def test_what_is_not_named_stays(run, image, uefi_disk, disk, tmp_path):
 
 
 def test_a_second_windows_keeps_the_first_ones_entry_and_undo_takes_it_back(
-    run, image, disk, tmp_path
+    run, image, disk, tmp_path, monkeypatch
 ):
     assert parts(run, image, disk, "--undo", tmp_path / "first.undo")[0] == 0
     before = quiet("sha256sum", cut(disk, START[1], SIZE[1], tmp_path / "esp")).split()[0]
+    monkeypatch.chdir(disk.parent)
     code, events = parts(
-        run, image, disk, "--seed", "other", "--undo", tmp_path / "second.undo", windows=5
+        run, image, disk.name, "--seed", "other", "--undo", tmp_path / "second.undo", windows=5
     )
     assert code == 0, events
     store = parse_store(read_fat(disk, MIB, "EFI/Microsoft/Boot/BCD"), what="BCD")
     loaders = windows_loaders(store)
     assert len(loaders) == 2
     assert events[-1]["boot_entry"] in {str(item.guid) for item in loaders}
-    code, _ = run.json("undo", tmp_path / "second.undo", disk)
+    # The undo file knows its disk from any folder.
+    monkeypatch.chdir("/")
+    code, out, err = run.text("undo", tmp_path / "second.undo")
     assert code == 0
+    assert f"{disk}: is as it was before" in out
+    assert "it was formatted" in err
     after = quiet("sha256sum", cut(disk, START[1], SIZE[1], tmp_path / "esp")).split()[0]
     assert after == before
 
