@@ -9,25 +9,28 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from standin.windows_image import make_winre_wim
 
-from tests.install.windows_disk_rig import MIB, copy_rig, make_gpt_disk, tool
+from tests.install.windows_disk_rig import (
+    MIB,
+    copy_rig,
+    folder_in_memory,
+    make_gpt_disk,
+    make_winre,
+    tool,
+)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
 
 
 @pytest.fixture(scope="module")
 def folder():
-    path = Path(tempfile.mkdtemp(prefix="mediamaker-test-", dir="/dev/shm"))
-    yield path
-    shutil.rmtree(path)
+    with folder_in_memory() as path:
+        yield path
 
 
 @pytest.fixture(scope="module")
 def winre(folder):
-    path = folder / "winre.wim"
-    make_winre_wim(path, token="WINRE-RIG")
-    return path
+    return make_winre(folder)
 
 
 @pytest.fixture(scope="module")

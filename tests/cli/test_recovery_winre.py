@@ -1,10 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``recovery add --winre WIM:IMAGE``: WinRE and boot.sdi out of an install image."""
 
-import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
 from standin.windows_image import make_windows_wim
@@ -12,15 +9,14 @@ from standin.windows_image import make_windows_wim
 from mediamaker.install.disk_file import open_plain
 from mediamaker.install.recovery_volume import read_exactly
 from mediamaker.install.windows_disk import WindowsDisk, read_whole
-from tests.install.windows_disk_rig import make_gpt_disk
+from tests.install.windows_disk_rig import folder_in_memory, make_gpt_disk
 from tests.install.windows_rig import LOADERS, make_image, program
 
 
 @pytest.fixture
 def folder():
-    path = Path(tempfile.mkdtemp(prefix="mediamaker-test-", dir="/dev/shm"))
-    yield path
-    shutil.rmtree(path)
+    with folder_in_memory() as path:
+        yield path
 
 
 def test_from_an_install_image(run, folder):

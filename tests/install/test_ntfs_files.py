@@ -5,23 +5,26 @@ import hashlib
 import random
 import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
 import pytest
 
 from mediamaker.errors import FormatError
 from mediamaker.install.ntfs_files import NtfsFiles
 from mediamaker.install.windows_volume import find_volume_problems
-from tests.install.windows_disk_rig import ENVIRONMENT, MIB, tool
+from tests.install.windows_disk_rig import ENVIRONMENT, MIB, folder_in_memory, tool
 
 GONE = set(random.Random(2).sample(range(2200), 1100))
 
 
 @pytest.fixture(scope="module")
-def volume():
+def folder():
+    with folder_in_memory() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def volume(folder):
     """Files in many pieces, a directory of many blocks, holes, streams, odd names."""
-    folder = Path(tempfile.mkdtemp(prefix="mediamaker-test-", dir="/dev/shm"))
     path = folder / "volume.ntfs"
     with path.open("wb") as file:
         file.truncate(24 * MIB)
@@ -64,8 +67,7 @@ def volume():
         (packed / "text").write_bytes(b"a" * 200_000)
     finally:
         tool("umount", mountpoint)
-    yield path, expected
-    shutil.rmtree(folder)
+    return path, expected
 
 
 @pytest.fixture

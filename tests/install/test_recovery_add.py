@@ -14,7 +14,6 @@ from uuid import UUID
 
 import pytest
 from dissect.ntfs import NTFS
-from standin.windows_image import make_winre_wim
 
 from mediamaker.errors import FormatError, TargetRefusedError, TargetTooSmallError, UsageError
 from mediamaker.execute.progress import ProgressMeter, ignore_event
@@ -35,8 +34,10 @@ from tests.install.windows_disk_rig import (
     SIGNATURE,
     Part,
     copy_rig,
+    folder_in_memory,
     make_gpt_disk,
     make_mbr_disk,
+    make_winre,
     tool,
 )
 
@@ -46,10 +47,8 @@ SEED = b"seed of the test"
 
 @pytest.fixture(scope="module")
 def folder():
-    """In memory: the flushes of a hundred undo files to a real disk would take minutes."""
-    path = Path(tempfile.mkdtemp(prefix="mediamaker-test-", dir="/dev/shm"))
-    yield path
-    shutil.rmtree(path)
+    with folder_in_memory() as path:
+        yield path
 
 
 @pytest.fixture
@@ -61,9 +60,7 @@ def tmp_path(folder):
 
 @pytest.fixture(scope="module")
 def winre(folder):
-    path = folder / "winre.wim"
-    make_winre_wim(path, token="WINRE-RIG")
-    return path
+    return make_winre(folder)
 
 
 @pytest.fixture(scope="module")

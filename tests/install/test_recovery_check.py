@@ -9,7 +9,6 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from standin.windows_image import make_winre_wim
 
 from mediamaker.execute.progress import ProgressMeter, ignore_event
 from mediamaker.formats.bcd import pack_store, parse_store
@@ -18,20 +17,31 @@ from mediamaker.install.disk_file import identify, open_disk
 from mediamaker.install.recovery_add import AddRequest, prepare_recovery, write_recovery
 from mediamaker.install.recovery_check import check_recovery
 from mediamaker.install.windows_disk import WindowsDisk
-from tests.install.windows_disk_rig import DISK_GUID, IDS, MIB, make_gpt_disk, tool
+from tests.install.windows_disk_rig import (
+    DISK_GUID,
+    IDS,
+    MIB,
+    folder_in_memory,
+    make_gpt_disk,
+    make_winre,
+    tool,
+)
 
 STORE = "::/EFI/Microsoft/Boot/BCD"
 
 
 @pytest.fixture(scope="module")
-def good():
+def folder():
+    with folder_in_memory() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def good(folder):
     """A disk on which WinRE would start, and the bytes of it."""
-    folder = Path(tempfile.mkdtemp(prefix="mediamaker-test-", dir="/dev/shm"))
-    winre = folder / "winre.wim"
-    make_winre_wim(winre, token="WINRE-RIG")
     rig = make_gpt_disk(folder, windows_size=48 * MIB, gap=40 * MIB, tail=False)
     size = rig.path.stat().st_size
-    request = AddRequest(seed=b"check", winre=winre, size=32 * MIB)
+    request = AddRequest(seed=b"check", winre=make_winre(folder), size=32 * MIB)
     with (
         open_disk(rig.path, writable=True) as disk,
         prepare_recovery(rig.path, disk_size=size, sector_size=512, request=request) as found,
@@ -46,8 +56,7 @@ def good():
             meter=ProgressMeter(ignore_event, time.monotonic),
         )
     original = rig.path.read_bytes()
-    yield rig, original, found.recovery
-    shutil.rmtree(folder)
+    return rig, original, found.recovery
 
 
 @pytest.fixture

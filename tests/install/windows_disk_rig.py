@@ -10,11 +10,13 @@ import random
 import shutil
 import struct
 import subprocess
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from standin.windows_image import _reagent_xml
+from standin.windows_image import _reagent_xml, make_winre_wim
 
 from mediamaker.formats.bcd import pack_store
 from mediamaker.formats.bcd_devices import GptPartition, MbrPartition
@@ -40,6 +42,19 @@ def tool(*words, **options):
     )
     assert done.returncode == 0, f"{words}: {done.stdout.decode()} {done.stderr.decode()}"
     return done.stdout.decode(errors="replace")
+
+
+@contextmanager
+def folder_in_memory():
+    """The flushes of a hundred undo files to a real disk would take minutes."""
+    with tempfile.TemporaryDirectory(prefix="mediamaker-test-", dir="/dev/shm") as name:
+        yield Path(name)
+
+
+def make_winre(folder):
+    path = folder / "winre.wim"
+    make_winre_wim(path, token="WINRE-RIG")
+    return path
 
 
 @dataclass(frozen=True)
