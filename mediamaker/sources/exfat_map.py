@@ -8,7 +8,6 @@ Reference: Microsoft, "exFAT file system specification" 1.00: 3.1 (boot sector),
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from mediamaker.errors import FormatError
 from mediamaker.formats.exfat import (
@@ -33,28 +32,13 @@ from mediamaker.formats.exfat import (
     StreamExtensionEntry,
 )
 from mediamaker.formats.record import parse_record
-from mediamaker.sources.file_map import (
-    FILE_COUNT_MAX,
-    Kind,
-    MappedFile,
-    PRead,
-    VolumeMap,
-    cut_pieces,
-)
+from mediamaker.sources.cluster_walk import ClusterVolume, Entry
+from mediamaker.sources.file_map import Kind, MappedFile, PRead, VolumeMap
 from mediamaker.units import MIB
 
 _NAME = b"EXFAT   "
 _FAT_SIZE_MAX = 1024 * MIB
 _IN_USE = 0x80
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    name: str
-    is_directory: bool
-    cluster: int
-    size: int
-    has_chain: bool
 
 
 def is_exfat(head: bytes) -> bool:
@@ -71,11 +55,9 @@ def map_exfat(pread: PRead, what: str) -> VolumeMap:
     return _ExfatVolume(pread, what).map()
 
 
-class _ExfatVolume:
+class _ExfatVolume(ClusterVolume):
     def __init__(self, pread: PRead, what: str) -> None:
-        self._pread = pread
-        self._items: list[MappedFile] = []
-        self._problems: list[str] = []
+        super().__init__(pread)
         boot = parse_record(ExfatBootSector, pread(0, BOOT_SECTOR_SIZE), what=what)
         if boot.file_system_name != _NAME:
             raise FormatError(f"{what} is not an exFAT volume")
@@ -83,19 +65,18 @@ class _ExfatVolume:
         self._cluster_size = self._sector_size << boot.sectors_per_cluster_shift
         self._fat_offset = boot.fat_offset * self._sector_size
         self._fat_size = boot.fat_length * self._sector_size
-        self._heap_offset = boot.cluster_heap_offset * self._sector_size
+        self._data_offset = boot.cluster_heap_offset * self._sector_size
         self._end_cluster = boot.cluster_count + FIRST_CLUSTER
         self._root_cluster = boot.root_cluster
         is_sound = (
             self._sector_size in SECTOR_SIZES
             and self._cluster_size <= CLUSTER_SIZE_MAX
             and self._end_cluster * FAT_ENTRY_SIZE <= self._fat_size <= _FAT_SIZE_MAX
-            and self._heap_offset >= self._fat_offset + self._fat_size
+            and self._data_offset >= self._fat_offset + self._fat_size
         )
         if not is_sound:
             raise FormatError(f"{what}: exFAT: sizes that contradict each other")
         self._fat = pread(self._fat_offset, self._end_cluster * FAT_ENTRY_SIZE)
-        # A sound volume has no cluster twice; a damaged one must not cost more than a sound one.
         self._steps_left = 2 * len(self._fat) // FAT_ENTRY_SIZE
 
     def map(self) -> VolumeMap:
@@ -104,35 +85,12 @@ class _ExfatVolume:
         self._add_structure("boot region", BOOT_SECTOR_SIZE, region_size - BOOT_SECTOR_SIZE)
         self._add_structure("backup boot region", region_size, region_size)
         self._add_structure("FAT", self._fat_offset, self._fat_size)
-        root = _Entry("", True, self._root_cluster, DIRECTORY_SIZE_MAX, True)  # noqa: FBT003
-        waiting = [("\\", self._pieces(root))]
-        seen = {self._root_cluster}
-        while waiting:
-            path, pieces = waiting.pop()
-            size = sum(size for _, size in pieces)
-            self._items.append(MappedFile(path, Kind.DIRECTORY, size, pieces))
-            data = b"".join(self._pread(start, size) for start, size in pieces)
-            if path == "\\":
-                self._add_system_files(data)
-            for entry in _parse_entries(data):
-                name = path.rstrip("\\") + "\\" + entry.name
-                if len(self._items) >= FILE_COUNT_MAX:
-                    self._problems.append(f"more than {FILE_COUNT_MAX} files: the rest is left out")
-                    return self._finish()
-                if entry.is_directory and entry.cluster in seen:
-                    self._problems.append(f"{name}: it is another directory at the same time")
-                elif entry.is_directory:
-                    seen.add(entry.cluster)
-                    waiting.append((name, self._pieces(entry)))
-                else:
-                    found = self._pieces(entry)
-                    if sum(size for _, size in found) < entry.size:
-                        self._problems.append(f"{name}: its chain of clusters is too short")
-                    self._items.append(MappedFile(name, Kind.FILE, entry.size, found))
-        return self._finish()
+        root = Entry("", is_directory=True, cluster=self._root_cluster, size=DIRECTORY_SIZE_MAX)
+        self._walk(self._root_cluster, self._pieces(root))
+        return self._finish("exFAT")
 
-    def _finish(self) -> VolumeMap:
-        return VolumeMap("exFAT", tuple(self._items), tuple(self._problems))
+    def _parse_entries(self, data: bytes) -> Iterator[Entry]:
+        return _parse_entries(data)
 
     def _add_system_files(self, root: bytes) -> None:
         for at in range(0, len(root) - DIRECTORY_ENTRY_SIZE + 1, DIRECTORY_ENTRY_SIZE):
@@ -143,11 +101,11 @@ class _ExfatVolume:
                 found = parse_record(AllocationBitmapEntry, root[at:], what="exFAT")
                 name = "up-case table" if kind == TYPE_UPCASE_TABLE else "allocation bitmap"
                 size = found.data_length
-                entry = _Entry(name, False, found.first_cluster, size, True)  # noqa: FBT003
+                entry = Entry(name, is_directory=False, cluster=found.first_cluster, size=size)
                 pieces = self._pieces(entry)
                 self._items.append(MappedFile(name, Kind.STRUCTURE, size, pieces))
 
-    def _pieces(self, entry: _Entry) -> tuple[tuple[int, int], ...]:
+    def _pieces(self, entry: Entry) -> tuple[tuple[int, int], ...]:
         if not entry.has_chain:
             count = -(-entry.size // self._cluster_size)
             if not FIRST_CLUSTER <= entry.cluster <= self._end_cluster - count:
@@ -157,26 +115,14 @@ class _ExfatVolume:
                 if self._steps_left < 0 or entry.size > DIRECTORY_SIZE_MAX:
                     return ()
             return ((self._address(entry.cluster), entry.size),) if entry.size else ()
-        return cut_pieces(self._chain(entry), entry.size)
+        return super()._pieces(entry)
 
-    def _chain(self, entry: _Entry) -> Iterator[tuple[int, int]]:
-        cluster = entry.cluster
-        for _ in range(-(-entry.size // self._cluster_size)):
-            if not FIRST_CLUSTER <= cluster < self._end_cluster or self._steps_left <= 0:
-                return
-            self._steps_left -= 1
-            yield self._address(cluster), self._cluster_size
-            at = cluster * FAT_ENTRY_SIZE
-            cluster = int.from_bytes(self._fat[at : at + FAT_ENTRY_SIZE], "little")
-
-    def _address(self, cluster: int) -> int:
-        return self._heap_offset + (cluster - FIRST_CLUSTER) * self._cluster_size
-
-    def _add_structure(self, name: str, start: int, size: int) -> None:
-        self._items.append(MappedFile(name, Kind.STRUCTURE, size, ((start, size),)))
+    def _next(self, cluster: int) -> int:
+        at = cluster * FAT_ENTRY_SIZE
+        return int.from_bytes(self._fat[at : at + FAT_ENTRY_SIZE], "little")
 
 
-def _parse_entries(data: bytes) -> Iterator[_Entry]:
+def _parse_entries(data: bytes) -> Iterator[Entry]:
     position = 0
     while position + DIRECTORY_ENTRY_SIZE <= len(data) and data[position]:
         count = data[position + 1] if data[position] == TYPE_FILE else 0
@@ -190,7 +136,7 @@ def _parse_entries(data: bytes) -> Iterator[_Entry]:
             position += DIRECTORY_ENTRY_SIZE
 
 
-def _parse_set(data: bytes) -> _Entry | None:
+def _parse_set(data: bytes) -> Entry | None:
     """One file; None when its entries don't belong together."""
     file = parse_record(FileEntry, data, what="exFAT")
     stream = None
@@ -203,7 +149,7 @@ def _parse_set(data: bytes) -> _Entry | None:
             units += entry[2:]
     if stream is None or not units:
         return None
-    return _Entry(
+    return Entry(
         name=units[: 2 * stream.name_length].decode("utf-16-le", "replace"),
         is_directory=bool(file.file_attributes & ATTR_DIRECTORY),
         cluster=stream.first_cluster,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from mediamaker.errors import FormatError
 from mediamaker.formats.fat import (
@@ -24,30 +23,17 @@ from mediamaker.formats.fat import (
     FIRST_CLUSTER,
     SECTOR_SIZES,
 )
-from mediamaker.sources.file_map import (
-    FILE_COUNT_MAX,
-    Kind,
-    MappedFile,
-    PRead,
-    VolumeMap,
-    cut_pieces,
-)
+from mediamaker.sources.cluster_walk import ClusterVolume, Entry
+from mediamaker.sources.file_map import PRead, VolumeMap
 from mediamaker.units import MIB
 
 _HEAD_SIZE = 512
 _SECTORS_PER_CLUSTER = frozenset({1, 2, 4, 8, 16, 32, 64, 128})
 _FAT12_CLUSTERS_MAX, _FAT16_CLUSTERS_MAX = 4084, 65524
 _FAT_SIZE_MAX = 256 * MIB
+_DIRECTORY_SIZE_MAX = DIRECTORY_ENTRY_COUNT_MAX * DIRECTORY_ENTRY_SIZE
 _DELETED, _END = 0xE5, 0x00
 _SELF_NAMES = (b".          ", b"..         ")
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    name: str
-    is_directory: bool
-    cluster: int
-    size: int
 
 
 def is_fat(head: bytes) -> bool:
@@ -73,11 +59,9 @@ def map_fat(pread: PRead, what: str) -> VolumeMap:
     return _FatVolume(pread, what).map()
 
 
-class _FatVolume:
+class _FatVolume(ClusterVolume):
     def __init__(self, pread: PRead, what: str) -> None:
-        self._pread = pread
-        self._problems: list[str] = []
-        self._items: list[MappedFile] = []
+        super().__init__(pread)
         head = pread(0, _HEAD_SIZE)
         if not is_fat(head):
             raise FormatError(f"{what} is not a FAT volume")
@@ -104,7 +88,6 @@ class _FatVolume:
         self._root_cluster = int.from_bytes(head[44:48], "little") if self._bits == 32 else 0
         needed = -(-self._end_cluster * self._bits // 8)
         self._fat = pread(self._reserved_size, min(self._fat_size, needed))
-        # A sound volume has no cluster twice; a damaged one must not cost more than a sound one.
         self._steps_left = 2 * len(self._fat) * 8 // self._bits
 
     def map(self) -> VolumeMap:
@@ -114,51 +97,19 @@ class _FatVolume:
             start = self._reserved_size + index * self._fat_size
             self._add_structure(f"FAT {index + 1}", start, self._fat_size)
         if self._root_cluster:
-            root = self._pieces(self._root_cluster, self._directory_size_max)
+            first = self._root_cluster
+            entry = Entry("", is_directory=True, cluster=first, size=_DIRECTORY_SIZE_MAX)
+            root = self._pieces(entry)
         else:
             root = ((self._root_offset, self._root_size),) if self._root_size else ()
-        self._walk(root)
-        return VolumeMap(f"FAT{self._bits}", tuple(self._items), tuple(self._problems))
+        self._walk(self._root_cluster, root)
+        return self._finish(f"FAT{self._bits}")
 
-    @property
-    def _directory_size_max(self) -> int:
-        return DIRECTORY_ENTRY_COUNT_MAX * DIRECTORY_ENTRY_SIZE
+    def _parse_entries(self, data: bytes) -> Iterator[Entry]:
+        return _parse_entries(data, is_fat32=self._bits == 32)
 
-    def _walk(self, root: tuple[tuple[int, int], ...]) -> None:
-        waiting = [("\\", root)]
-        seen: set[int] = {self._root_cluster}
-        while waiting:
-            path, pieces = waiting.pop()
-            size = sum(size for _, size in pieces)
-            self._items.append(MappedFile(path, Kind.DIRECTORY, size, pieces))
-            data = b"".join(self._pread(start, size) for start, size in pieces)
-            for entry in _parse_entries(data, is_fat32=self._bits == 32):
-                name = path.rstrip("\\") + "\\" + entry.name
-                if len(self._items) >= FILE_COUNT_MAX:
-                    self._problems.append(f"more than {FILE_COUNT_MAX} files: the rest is left out")
-                    return
-                if not entry.is_directory:
-                    found = self._pieces(entry.cluster, entry.size) if entry.size else ()
-                    if sum(size for _, size in found) < entry.size:
-                        self._problems.append(f"{name}: its chain of clusters is too short")
-                    self._items.append(MappedFile(name, Kind.FILE, entry.size, found))
-                elif entry.cluster in seen:
-                    self._problems.append(f"{name}: it is another directory at the same time")
-                else:
-                    seen.add(entry.cluster)
-                    waiting.append((name, self._pieces(entry.cluster, self._directory_size_max)))
-
-    def _pieces(self, cluster: int, size: int) -> tuple[tuple[int, int], ...]:
-        return cut_pieces(self._chain(cluster, -(-size // self._cluster_size)), size)
-
-    def _chain(self, cluster: int, count: int) -> Iterator[tuple[int, int]]:
-        for _ in range(count):
-            if not FIRST_CLUSTER <= cluster < self._end_cluster or self._steps_left <= 0:
-                return
-            self._steps_left -= 1
-            start = self._data_offset + (cluster - FIRST_CLUSTER) * self._cluster_size
-            yield start, self._cluster_size
-            cluster = self._next(cluster)
+    def _add_system_files(self, root: bytes) -> None:
+        """FAT has none."""
 
     def _next(self, cluster: int) -> int:
         if self._bits == 12:
@@ -169,12 +120,8 @@ class _FatVolume:
         value = int.from_bytes(self._fat[cluster * size : (cluster + 1) * size], "little")
         return value & 0x0FFFFFFF
 
-    def _add_structure(self, name: str, start: int, size: int) -> None:
-        if size > 0:
-            self._items.append(MappedFile(name, Kind.STRUCTURE, size, ((start, size),)))
 
-
-def _parse_entries(data: bytes, *, is_fat32: bool) -> Iterator[_Entry]:
+def _parse_entries(data: bytes, *, is_fat32: bool) -> Iterator[Entry]:
     long_name = ""
     for at in range(0, len(data) - DIRECTORY_ENTRY_SIZE + 1, DIRECTORY_ENTRY_SIZE):
         entry = data[at : at + DIRECTORY_ENTRY_SIZE]
@@ -190,11 +137,13 @@ def _parse_entries(data: bytes, *, is_fat32: bool) -> Iterator[_Entry]:
             long_name = ""
         else:
             high = int.from_bytes(entry[20:22], "little") if is_fat32 else 0
-            yield _Entry(
+            is_directory = bool(attributes & ATTR_DIRECTORY)
+            size = int.from_bytes(entry[28:32], "little")
+            yield Entry(
                 long_name.split("\0")[0] or _short_name(entry),
-                bool(attributes & ATTR_DIRECTORY),
+                is_directory,
                 int.from_bytes(entry[26:28], "little") | high << 16,
-                int.from_bytes(entry[28:32], "little"),
+                _DIRECTORY_SIZE_MAX if is_directory else size,
             )
             long_name = ""
 
