@@ -90,9 +90,7 @@ sectors_left            resd 1          ; of BOOTMGR
 run_sector              resd 2          ; a run of neighbouring clusters: first volume sector
 run_length              resd 1          ; and its length in sectors
 destination             resd 1          ; linear address for the next sector of BOOTMGR
-        %if $ > STATE + 512
-        %error "variables outgrow their place"
-        %endif
+        volume_state_end
 
 ; ---------------------------------------------------------------------------------------------
         section sector0 start=0 vstart=VBR
@@ -122,10 +120,7 @@ load_stage2:
         inc     ax
         mov     bp, ax                  ; BP = sectors of stage 2, BX = its bytes in each
         pop     eax
-        mov     dword [packet.size], 16
-        mov     dword [packet.offset], RAW      ; and segment 0
-        mov     [packet.lba], eax
-        mov     dword [packet.lba + 4], 0
+        fill_packet RAW
         add     dword [packet.lba], 1
         adc     dword [packet.lba + 4], 0
         read_packet bp, di, .check

@@ -72,9 +72,7 @@ sectors_left            resd 1          ; of BOOTMGR
 run_sector              resd 1          ; a run of neighbouring clusters: first volume sector
 run_length              resd 1          ; and its length in sectors
 destination             resd 1          ; linear address for the next sector of BOOTMGR
-        %if $ > STATE + 512
-        %error "variables outgrow their place"
-        %endif
+        volume_state_end
 
 ; ---------------------------------------------------------------------------------------------
         section sector0 start=0 vstart=VBR
@@ -101,10 +99,7 @@ load_stage2:
         inc     ax
         mov     cx, ax                  ; CX = sectors of stage 2
         pop     eax
-        mov     dword [packet.size], 16
-        mov     dword [packet.offset], STAGE2   ; and segment 0
-        mov     [packet.lba], eax
-        mov     dword [packet.lba + 4], 0
+        fill_packet STAGE2
         add     dword [packet.lba], STAGE2_SECTOR
         adc     dword [packet.lba + 4], 0
         read_packet cx, di, .check

@@ -151,9 +151,7 @@ data_size               resd 2
 valid_size              resd 2
 index_size              resw 1          ; bytes of an index block
 vcn_size                resd 1          ; bytes that index blocks are counted in
-        %if $ > STATE + 512
-        %error "variables outgrow their place"
-        %endif
+        volume_state_end
 
 ; ---------------------------------------------------------------------------------------------
         section sector0 start=0 vstart=VBR
@@ -179,10 +177,7 @@ load_stage2:
         div     bx
         mov     cx, ax                  ; CX = sectors of $Boot
         pop     eax
-        mov     dword [packet.size], 16
-        mov     dword [packet.offset], BOOT     ; and segment 0
-        mov     [packet.lba], eax
-        mov     dword [packet.lba + 4], 0
+        fill_packet BOOT
         read_packet cx, di, .check
         mov     si, read0_text
 .fail:
