@@ -7,10 +7,7 @@ import argparse
 import re
 import secrets
 import shlex
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from mediamaker.cli.confirm import add_device_options, release_disk
@@ -29,7 +26,7 @@ from mediamaker.devices.file_target import check_image_place
 from mediamaker.devices.guard import GuardContext, check_may_write
 from mediamaker.devices.table import DiskTable, read_table, show_lost
 from mediamaker.devices.target import BlockTarget, FileTarget
-from mediamaker.errors import ExitCode, TargetIOError, TargetRefusedError, UsageError
+from mediamaker.errors import ExitCode, TargetRefusedError, UsageError
 from mediamaker.install.image_facts import FirmwareKind, ImageFacts
 from mediamaker.install.nvram import add_nvram_entry, check_nvram
 from mediamaker.install.request import (
@@ -40,6 +37,7 @@ from mediamaker.install.request import (
     read_image_facts,
     roomy_sizes,
 )
+from mediamaker.install.scratch import SCRATCH_DEFAULT, scratch_folder
 from mediamaker.install.whole_disk import (
     DiskInstall,
     InstallResult,
@@ -59,7 +57,6 @@ from mediamaker.units import format_size
 
 EFIVARS = Path("/sys/firmware/efi/efivars")
 _LOCALE_RE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
-_SCRATCH_DEFAULT = Path("/var/tmp")  # noqa: S108 - large and on a disk; only folders of our own
 
 
 def _locale(text: str) -> str:
@@ -114,7 +111,7 @@ def add_disk_options(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="folder for the volumes that are made first (default: beside an image file, else "
-        f"{_SCRATCH_DEFAULT})",
+        f"{SCRATCH_DEFAULT})",
     )
     add_seed_option(parser)
     add_image_options(
@@ -256,7 +253,8 @@ def _carry_out(
     def on_plan(plan: InstallPlan) -> None:
         output.note(f"plan_id {plan.plan.plan_id}, install_id {plan.install_id}")
 
-    with working(output) as work, _scratch(args, is_device=disk is not None) as scratch:
+    parent = _scratch_parent(args, is_device=disk is not None)
+    with working(output) as work, scratch_folder(parent) as scratch:
         prepared = prepare_disk(install, scratch, on_event=work.on_event, cancel=work.cancel)
         if disk is not None:
             return install_to_device(
@@ -287,21 +285,10 @@ def _carry_out(
         )
 
 
-@contextmanager
-def _scratch(args: argparse.Namespace, *, is_device: bool) -> Iterator[Path]:
-    """A folder that is gone afterwards. Beside an image file its blocks can be shared."""
-    parent: Path = args.scratch or (
-        _SCRATCH_DEFAULT if is_device else args.target.absolute().parent
-    )
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=".mediamaker-", dir=parent)
-    except OSError as error:
-        raise TargetIOError(
-            f"{parent}: no folder can be made here: {error.strerror}",
-            hint="name another one with --scratch",
-        ) from error
-    with folder as name:
-        yield Path(name)
+def _scratch_parent(args: argparse.Namespace, *, is_device: bool) -> Path:
+    """Beside an image file, where blocks can be shared, or as asked for."""
+    beside: Path = SCRATCH_DEFAULT if is_device else args.target.absolute().parent
+    return args.scratch or beside
 
 
 def _facts_json(install: DiskInstall) -> dict[str, object]:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import os
 import secrets
-import tempfile
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,13 +26,12 @@ from mediamaker.install.existing_checks import ExistingInstall, check_existing, 
 from mediamaker.install.image_facts import ImageFacts
 from mediamaker.install.nvram import add_nvram_entry, check_nvram
 from mediamaker.install.request import InstallRequest, WinreMode, read_image_facts
+from mediamaker.install.scratch import SCRATCH_DEFAULT, scratch_folder
 from mediamaker.install.undo import check_undo_place
 from mediamaker.plan.identity import identities_from_seed
 from mediamaker.plan.layout_file import load_layout
 from mediamaker.sources.layout_files import read_layout
 from mediamaker.units import format_size
-
-_SCRATCH_DEFAULT = Path("/var/tmp")  # noqa: S108 - large and on a disk; only folders of our own
 
 
 def add_partition_options(parser: argparse.ArgumentParser) -> None:
@@ -123,15 +121,13 @@ def install_partitions(args: argparse.Namespace, output: Output) -> ExitCode:
             release(system.disk, args.confirm, output)
             with (
                 working(output) as work,
-                tempfile.TemporaryDirectory(
-                    prefix="mediamaker-", dir=args.scratch or _SCRATCH_DEFAULT
-                ) as scratch,
+                scratch_folder(args.scratch or SCRATCH_DEFAULT) as scratch,
             ):
                 result = install_existing(
                     install,
                     system.disk,
                     disk,
-                    Path(scratch),
+                    scratch,
                     undo_path=undo_path,
                     identity=identify(
                         system.disk, size=disk.size, sector_size=disk.logical_sector_size

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import secrets
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +40,7 @@ from mediamaker.install.recovery_add import (
     write_recovery,
 )
 from mediamaker.install.recovery_check import RecoveryReport, check_recovery
+from mediamaker.install.scratch import SCRATCH_DEFAULT, scratch_folder
 from mediamaker.install.show_recovery import show_recovery, show_report, steps_of
 from mediamaker.install.undo import check_undo_place
 from mediamaker.install.windows_disk import WindowsDisk
@@ -180,8 +180,8 @@ def _recovery_files(args: argparse.Namespace) -> Iterator[RecoveryFiles]:
             f"{args.winre}: the image has no Winre.wim",
             hint="name another image, or a Winre.wim itself",
         )
-    with tempfile.TemporaryDirectory(prefix="mediamaker-", dir="/var/tmp") as scratch:
-        found = extract_recovery_files(paths, facts, Path(scratch))
+    with scratch_folder(SCRATCH_DEFAULT) as scratch:
+        found = extract_recovery_files(paths, facts, scratch)
         yield RecoveryFiles(winre=found.winre, sdi=args.boot_sdi or found.sdi)
 
 

@@ -123,7 +123,7 @@ def is_device_target(target: Path) -> bool:
     """
     if is_block_device(target):
         return True
-    if not target.exists() and target.is_absolute() and target.parts[:2] == ("/", "dev"):
+    if not target.exists() and _is_in_dev(target):
         raise TargetRefusedError(
             f"{target}: there is no such device", hint="`mediamaker devices` lists the disks"
         )
@@ -133,6 +133,14 @@ def is_device_target(target: Path) -> bool:
             f"{target} is {kind}", hint="name a block device or a file, such as stick.img"
         )
     return False
+
+
+def _is_in_dev(target: Path) -> bool:
+    """Below /dev, where nobody makes files; /dev/shm and the like are other file systems."""
+    if not target.is_absolute() or target.parts[:2] != ("/", "dev"):
+        return False
+    parent = target.parent
+    return not parent.is_dir() or parent.stat().st_dev == Path("/dev").stat().st_dev
 
 
 def find_target_disk(target: Path) -> Disk:

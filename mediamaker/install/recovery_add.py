@@ -46,7 +46,7 @@ from mediamaker.install.partition_table import (
 from mediamaker.install.protect_files import protect_files
 from mediamaker.install.recovery_check import REAGENT_PATH, RecoveryReport, check_recovery
 from mediamaker.install.recovery_sources import find_boot_sdi, find_winre
-from mediamaker.install.recovery_target import check_disk, find_loader
+from mediamaker.install.recovery_target import check_disk, find_empty_recovery, find_loader
 from mediamaker.install.recovery_volume import (
     VOLUME_LABEL,
     make_recovery_volume,
@@ -212,20 +212,7 @@ class _Work:
         is_uefi = self._boot_store.firmware == "uefi"
         sdi = find_boot_sdi(request.boot_sdi, self._files, self._what, is_uefi=is_uefi)
         winre_size = winre.stat().st_size
-        size = self._recovery_size(winre_size + len(sdi))
-        start, windows_size = self._place(size)
-        number, table_writes = edit_table(
-            before.table,
-            before.pread,
-            shrunk=windows,
-            shrunk_size=windows_size,
-            new_start=start,
-            new_size=size,
-            new_guid=_derive_guid(request.seed, "recovery partition"),
-            new_name=VOLUME_LABEL,
-        )
-        for offset, data in table_writes.items():
-            self._overlay.pwrite(offset, data)
+        number, windows_size = self._make_room(winre_size + len(sdi))
         after = self._look()
         recovery = next(item for item in after.table.entries if item.number == number)
         # Files first: ntfsresize marks the volume, and other tools then leave it alone.
@@ -270,6 +257,38 @@ class _Work:
             notes=tuple(self._notes),
         )
 
+    def _make_room(self, content_size: int) -> tuple[int, int]:
+        """The number of the recovery partition, and the size that Windows has beside it."""
+        windows, before = self._windows, self._before
+        size = self._recovery_size(content_size)
+        empty = find_empty_recovery(before)
+        if empty is not None:
+            enough = self._request.size or _size_needed(content_size)
+            if empty.size >= enough:
+                self._notes.append(
+                    f"partition {empty.number} is an empty recovery partition: it is used, and "
+                    "Windows keeps its size"
+                )
+                return empty.number, windows.size
+            self._notes.append(
+                f"partition {empty.number} is an empty recovery partition, but "
+                f"{format_size(empty.size)} are too small: it stays as it is"
+            )
+        start, windows_size = self._place(size)
+        number, table_writes = edit_table(
+            before.table,
+            before.pread,
+            shrunk=windows,
+            shrunk_size=windows_size,
+            new_start=start,
+            new_size=size,
+            new_guid=_derive_guid(self._request.seed, "recovery partition"),
+            new_name=VOLUME_LABEL,
+        )
+        for offset, data in table_writes.items():
+            self._overlay.pwrite(offset, data)
+        return number, windows_size
+
     def _look(self) -> WindowsDisk:
         """The disk as it is in the overlay."""
         table = self._before.table
@@ -286,7 +305,7 @@ class _Work:
     def _recovery_size(self, content_size: int) -> int:
         advised = max(SIZE_MIN_DEFAULT, content_size + content_size // 4 + FREE_SIZE_DEFAULT)
         size = align_up(self._request.size or advised, MIB)
-        needed = content_size + content_size // 64 + OVERHEAD_SIZE
+        needed = _size_needed(content_size)
         if size < needed:
             raise TargetTooSmallError(
                 f"a recovery partition of {format_size(size)} does not hold WinRE: "
@@ -414,6 +433,11 @@ class _Work:
 
 def _shifted(files: FatFiles, start: int) -> Callable[[int], bool]:
     return lambda offset: files.is_free(offset - start)
+
+
+def _size_needed(content_size: int) -> int:
+    """Bytes for the files and for NTFS itself."""
+    return content_size + content_size // 64 + OVERHEAD_SIZE
 
 
 def _derive_guid(seed: bytes, purpose: str) -> UUID:

@@ -39,7 +39,7 @@ def check_disk(
             hint="mediamaker recovery check shows it",
         )
     files = check_windows_volume(disk.pread_in(windows), disk.describe(windows))
-    if not has_free_entry(disk.table):
+    if not has_free_entry(disk.table) and find_empty_recovery(disk) is None:
         error = no_free_entry()
         error.message = f"{disk.what}: {error.message}"
         raise error
@@ -55,6 +55,17 @@ def check_disk(
             raise TargetRefusedError(f"{problem.message}: nothing was changed", hint=problem.hint)
     find_loader(disk, boot_store, windows)
     return windows, files, boot_store
+
+
+def find_empty_recovery(disk: WindowsDisk) -> TableEntry | None:
+    """A recovery partition without a single file, as ``install --winre native`` leaves one."""
+    for entry in disk.table.entries:
+        files = disk.files(entry) if entry.is_recovery else None
+        if isinstance(files, NtfsFiles) and all(
+            name == "." or name.startswith("$") for name in files.names("\\")
+        ):
+            return entry
+    return None
 
 
 def choose_windows(disk: WindowsDisk, number: int | None) -> TableEntry:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """``recovery add --winre WIM:IMAGE``: WinRE and boot.sdi out of an install image."""
 
+import re
 import subprocess
 
 import pytest
@@ -51,3 +52,21 @@ def test_an_image_without_it_is_refused(run, tmp_path, folder):
     assert code == 3
     assert "no Winre.wim" in events[-1]["message"]
     assert rig.path.stat().st_mtime_ns == before
+
+
+def test_an_empty_recovery_partition_is_used(run, folder):
+    """``install --winre native`` leaves one; a second one would be a gigabyte of Windows'."""
+    image, disk = folder / "install.wim", folder / "disk.img"
+    make_windows_wim(image, token="any", winre_token="any")
+    code, events = run.json(
+        "install", f"{image}:1", disk, "--winre", "native", "--size", "1800MiB", "--no-verify"
+    )
+    assert code == 0, events
+    windows, recovery = events[-1]["disk"]["partitions"][2:]
+    code, events = run.json("recovery", "add", disk, "--seed", "x")
+    assert code == 0, events
+    assert events[-1]["recovery"]["number"] == recovery["number"]
+    assert events[-1]["windows"]["size_after"] == windows["size"]
+    table = subprocess.run(["sgdisk", "-p", disk], check=True, capture_output=True, text=True)
+    assert len(re.findall(r"^ +\d+ ", table.stdout, re.MULTILINE)) == 4
+    assert run.json("recovery", "check", disk)[0] == 0
