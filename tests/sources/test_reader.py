@@ -200,6 +200,7 @@ def test_an_io_error_says_where(file, monkeypatch):
 
     with SourceReader([file]) as reader:
         reader.fileno("s")
+        monkeypatch.setattr(os, "pread", fail)
         monkeypatch.setattr(os, "preadv", fail)
         with pytest.raises(SourceError, match=r"reading \[0x10,0x18\) failed: Input/output error"):
             reader.pread("s", 16, 8)
