@@ -25,6 +25,7 @@ from mediamaker.formats.pe import (
     parse_pe_machine,
     parse_pe_offset,
 )
+from mediamaker.formats.wim import HEADER_SIZE, parse_wim_header
 from mediamaker.formats.wim_xml import WimImageInfo, parse_wim_xml
 from mediamaker.install.image_tree import ImageTree, data_size, is_plain_file
 from mediamaker.units import KIB, MIB, align_up
@@ -54,6 +55,7 @@ _BOOT_MANAGER_PATHS: Final = {
 }
 _FIRMWARE_ARCHITECTURES: Final = {"uefi": ("x64", "x86", "arm64"), "bios": ("x64", "x86")}
 _PE_SHELL_PATH: Final = "Windows/System32/winpeshl.exe"
+_PARTS_SHOWN: Final = 5
 _HEAD_SIZE_MAX: Final = 64 * KIB
 _RECORD_SIZE: Final = KIB
 _CLUSTER_SIZE: Final = 4 * KIB
@@ -116,11 +118,40 @@ def image_facts(paths: Sequence[Path], image: str | int | None) -> ImageFacts:
     Raises:
         UsageError: no such image; SourceError: the WIM can't be read or is damaged.
     """
+    _check_parts(paths)
     meter = WimMeter(ignore_event)
     source = ImageSource(path=paths[0], part_paths=tuple(paths[1:]))
     with open_source_wim(source, meter) as wim:
         number = resolve_image(wim, image, paths[0])
         return _read_facts(wim, number, paths)
+
+
+def _check_parts(paths: Sequence[Path]) -> None:
+    """All parts of a split WIM are there: known before a plan is shown, from the headers alone.
+
+    Raises:
+        SourceError: some are not.
+    """
+    numbers, count = set(), 1
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                header = parse_wim_header(file.read(HEADER_SIZE), what=str(path))
+        except (OSError, FormatError):
+            return  # whoever opens it says what is wrong
+        numbers.add(header.part_number)
+        count = header.part_count
+    missing = sorted(set(range(1, count + 1)) - numbers)
+    if missing:
+        shown = ", ".join(map(str, missing[:_PARTS_SHOWN])) + (
+            ", ..." if len(missing) > _PARTS_SHOWN else ""
+        )
+        raise SourceError(
+            f"{paths[0]} is one of {count} parts of a split WIM, of which {shown} "
+            f"{'is' if len(missing) == 1 else 'are'} missing",
+            hint="put them beside it under their usual names (install2.swm, ...), or name each "
+            "with --part",
+        )
 
 
 def check_installable(

@@ -37,6 +37,11 @@ _SIGNATURE_OFFSET = 0x1B8
 _ARRAY_SIZE_MAX = 1 << 20
 
 
+_BYTES_PER_SECTOR = slice(0x0B, 0x0D)
+"""Of a BPB, in FAT's boot sector and in NTFS'."""
+_SIGNATURE = b"\x55\xaa"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableEntry:
     """A partition; ``number`` counts the slots from 1, ``start`` and ``size`` are bytes."""
@@ -92,11 +97,31 @@ class PartitionTable:
 
 
 def detect_sector_size(pread: PRead, disk_size: int) -> int:
-    """The sector size that an image's GPT was made for; 512 when it has none."""
-    for sector_size in (512, 4096):
+    """The sector size that an image was made for: where its GPT lies, or what its volumes say.
+
+    An MBR counts in sectors without saying how large they are; the boot sector of a FAT or NTFS
+    volume is where it should be, and says so, with the right size alone. 512 when nothing tells.
+    """
+    sizes = (512, 4096)
+    for sector_size in sizes:
         if disk_size >= 3 * sector_size and pread(sector_size, 8) == gpt.SIGNATURE:
             return sector_size
-    return 512
+    if disk_size < mbr.MBR_SIZE:
+        return sizes[0]
+    try:
+        entries = mbr.parse_mbr(pread(0, mbr.MBR_SIZE)).partitions
+    except FormatError:
+        return sizes[0]
+    for sector_size in sizes:
+        for entry in entries:
+            start = entry.start_lba * sector_size if entry is not None else disk_size
+            if start + mbr.MBR_SIZE > disk_size:
+                continue
+            head = pread(start, mbr.MBR_SIZE)
+            says = int.from_bytes(head[_BYTES_PER_SECTOR], "little")
+            if says == sector_size and head[-2:] == _SIGNATURE:
+                return sector_size
+    return sizes[0]
 
 
 def read_partition_table(

@@ -313,3 +313,30 @@ def test_togo_is_for_the_firmwares_that_the_image_has(run, tmp_path):
         "togo", f"{bare}:1", tmp_path / "disk.img", "--dry-run", "--firmware", "bios"
     )
     assert code == 3
+
+
+def test_a_missing_part_is_told_before_anything(run, image, tmp_path):
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    subprocess.run(
+        ["wimlib-imagex", "split", image, parts / "install.swm", "0.2"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    names = sorted(path.name for path in parts.iterdir())
+    assert len(names) > 2
+    (parts / "install3.swm").unlink()
+    code, events = run.json("install", f"{parts / 'install.swm'}:1", tmp_path / "x", "--dry-run")
+    assert code == 3
+    assert "of which 3 is missing" in events[-1]["message"]
+    assert "--part" in events[-1]["hint"]
+
+
+def test_recovery_check_finds_an_mbr_of_large_sectors(run, image, tmp_path):
+    disk = tmp_path / "disk.img"
+    installed(
+        run, image, disk, "--firmware", "bios", "--sector-size", "4096", "--size", "1500MiB",
+        "--no-verify",
+    )  # fmt: skip
+    _, events = run.json("recovery", "check", disk)
+    points = {point["name"]: point for point in events[-1]["points"]}
+    assert events[-1]["recovery_number"] == 3, points
