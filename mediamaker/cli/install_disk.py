@@ -27,6 +27,7 @@ from mediamaker.devices.guard import GuardContext, check_may_write
 from mediamaker.devices.table import DiskTable, read_table, show_lost
 from mediamaker.devices.target import BlockTarget, FileTarget
 from mediamaker.errors import ExitCode, TargetRefusedError, UsageError
+from mediamaker.install.disk_contents import DiskInstall, decide, prepare_disk
 from mediamaker.install.image_facts import FirmwareKind, ImageFacts
 from mediamaker.install.nvram import add_nvram_entry, check_nvram
 from mediamaker.install.request import (
@@ -38,14 +39,7 @@ from mediamaker.install.request import (
     roomy_sizes,
 )
 from mediamaker.install.scratch import SCRATCH_DEFAULT, scratch_folder
-from mediamaker.install.whole_disk import (
-    DiskInstall,
-    InstallResult,
-    decide,
-    install_to_device,
-    install_to_file,
-    prepare_disk,
-)
+from mediamaker.install.whole_disk import InstallResult, install_to_device, install_to_file
 from mediamaker.plan.geometry import Geometry
 from mediamaker.plan.identity import identities_from_seed
 from mediamaker.plan.install import InstallPlan
