@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # The supported commands; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo check test bench real-trees solid-big bootfiles clean
+.PHONY: help setup setup-test demo check test bench real-trees solid-big faults bootfiles clean
 
 PYTHON := .venv/bin/python
 
@@ -42,6 +42,11 @@ real-trees: setup-test ## every wim verb on TREE (/usr), judged by wimlib-imagex
 
 solid-big: setup-test ## create from an ISO with a solid install.wim over 4 GiB, parts judged, booted
 	$(PYTHON) vm-tests/solid_big.py
+
+FAULTS :=
+
+faults: setup-test ## every fault done to every verb, again and again (hours; FAULTS="--only REGEX --keep")
+	$(PYTHON) vm-tests/faults/run.py --page docs/faults.md $(FAULTS)
 
 bootfiles: setup ## assemble the boot programs again; their digests go into MANIFEST.toml
 	cd bootfiles && for name in mbr fat32-vbr ntfs-vbr exfat-vbr; do \

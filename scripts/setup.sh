@@ -15,7 +15,7 @@ packages=(
 )
 # judges (they read what we wrote), real hybrid media, and a kernel for guests with real disks
 test_packages=(
-    file dosfstools e2fsprogs xfsprogs btrfs-progs exfatprogs attr libhivex-bin python3-hivex grub-pc-bin fdisk gdisk parted xorriso qemu-utils libnbd-bin strace udev
+    file dosfstools e2fsprogs xfsprogs btrfs-progs exfatprogs attr libhivex-bin python3-hivex grub-pc-bin fdisk gdisk parted xorriso qemu-utils libnbd-bin nbdkit nbdkit-plugin-python strace udev
     memtest86+ grub-rescue-pc debian-installer-12-netboot-amd64
     isolinux syslinux-common grub-efi-amd64-bin grub-common
     linux-image-amd64 busybox-static kmod

@@ -3,6 +3,7 @@
 
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 import bootcode_rig
@@ -60,3 +61,11 @@ def firmware(request):
 def disk(manager_disks, firmware, tmp_path):
     """A copy for one test."""
     return manager_disks[firmware].copy(tmp_path / "disk.img")
+
+
+@pytest.fixture
+def fault_dir():
+    """Scratch in memory: faults write the same disk again and again."""
+    folder = tempfile.mkdtemp(prefix="mm-fault-", dir="/dev/shm")
+    yield Path(folder)
+    shutil.rmtree(folder)

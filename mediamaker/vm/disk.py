@@ -11,15 +11,16 @@ lie nowhere at all, and every read is known.
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Protocol
 
 from mediamaker.errors import TargetRefusedError, UsageError
-from mediamaker.vm.nbd import NbdServer
 
 
 class Bus(StrEnum):
@@ -32,11 +33,22 @@ class Bus(StrEnum):
     SD = "sd"
 
 
+class DiskServer(Protocol):
+    """Gives a disk's bytes over NBD (``nbd.NbdServer``, or another server that is running)."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the disk."""
+
+    def connect(self) -> socket.socket:
+        """The client's end of a new connection; the caller closes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Disk:
     """One disk of a machine; the bytes at ``path`` are the disk, whatever they look like.
 
-    With a ``server``, its content is the disk, and ``path`` only what it is called.
+    With a ``server``, what that gives is the disk, and ``path`` only what it is called.
     """
 
     path: Path
@@ -44,7 +56,7 @@ class Disk:
     snapshot: bool = True
     logical_sector_size: int = 512
     serial: str | None = None
-    server: NbdServer | None = None
+    server: DiskServer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +77,7 @@ def open_disk(disk: Disk) -> Iterator[OpenDisk]:
         UsageError: the bus can't carry a disk of this size or sector size.
     """
     if disk.server is not None:
-        _check_bus(disk, disk.server.content.size)
+        _check_bus(disk, disk.server.size)
         with disk.server.connect() as connection:
             yield OpenDisk(disk, connection.fileno(), is_block_device=False)
         return

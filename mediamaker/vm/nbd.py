@@ -138,6 +138,11 @@ class NbdServer:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @property
+    def size(self) -> int:
+        """Bytes of the disk that is served."""
+        return self.content.size
+
     def connect(self) -> socket.socket:
         """The client's end of a new connection; the caller closes it."""
         ours, theirs = socket.socketpair()

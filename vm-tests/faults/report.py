@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The matrix as a Markdown page: a table, and what was seen where it went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from faults.matrix import BAD, CellResult, Verdict
+
+_HEAD = """\
+# The fault matrix
+
+Made by `make faults` on {date} from commit `{commit}`, seed `{seed}`; do not edit.
+{trial_count} trials in {cell_count} cells: **{bad_count} went wrong**.
+
+Each row is a fault done to a verb, again and again, and what was left, by verdict. The verdicts:
+
+| verdict | means |
+|---|---|
+"""
+_MEANINGS = {
+    Verdict.COMPLETE: "every byte is as planned, and nothing else was said",
+    Verdict.BLANK: "no partition table, nothing to boot or mount; never called done",
+    Verdict.AS_BEFORE: "what was there is still there, whole; never called done",
+    Verdict.PUT_BACK: "changed in part; `undo` gave every byte back",
+    Verdict.RESUMED: "ended early; gone on with, it is equal to a run that was not interrupted",
+    Verdict.REFUSED: "refused before anything was written, with the documented exit code",
+    Verdict.NAMED: "the fault is on the medium, was found, and was called by its name",
+    Verdict.HALF_VALID: "looks like something that it is not: must not be",
+    Verdict.FALSE_DONE: "called done, and is not: must not be",
+    Verdict.LOST: "what was to be kept is gone: must not be",
+    Verdict.WRONG_WORDS: "right bytes, wrong exit code or words: must not be",
+}
+
+
+def show_matrix(results: Sequence[CellResult], *, date: str, commit: str, seed: str) -> str:
+    """The whole page."""
+    trials = [trial for result in results for trial in result.trials]
+    bad_count = sum(trial.verdict in BAD for trial in trials)
+    bad_count += sum(result.error is not None for result in results)
+    head = _HEAD.format(
+        date=date,
+        commit=commit,
+        seed=seed,
+        trial_count=len(trials),
+        cell_count=len(results),
+        bad_count=bad_count,
+    )
+    lines = [f"| {verdict} | {meaning} |" for verdict, meaning in _MEANINGS.items()]
+    lines += [
+        "",
+        "| verb | fault | trials | what was left | went wrong | s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        counts = result.counts
+        good = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v] and v not in BAD)
+        bad = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v] and v in BAD)
+        if result.error is not None:
+            bad = f"{bad}, not run to its end" if bad else "not run to its end"
+        missing = result.wanted - len(result.trials)
+        count = f"{len(result.trials)}" + (f" of {result.wanted}" if missing > 0 else "")
+        lines.append(
+            f"| {result.verb} | {result.fault} | {count} | {good} | {bad or '0'} "
+            f"| {result.seconds:.0f} |"
+        )
+    return head + "\n".join(lines) + "\n" + _show_troubles(results)
+
+
+def _show_troubles(results: Sequence[CellResult]) -> str:
+    lines: list[str] = []
+    for result in results:
+        lines += [
+            f"- {result.verb}, {result.fault}, {trial.point}: {trial.verdict}: {trial.words}"
+            for trial in result.trials
+            if trial.verdict in BAD
+        ]
+        if result.error is not None:
+            lines.append(f"- {result.verb}, {result.fault}: {result.error.splitlines()[-1]}")
+    return "\n## What went wrong\n\n" + "\n".join(lines) + "\n" if lines else ""
