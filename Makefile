@@ -44,7 +44,7 @@ solid-big: setup-test ## create from an ISO with a solid install.wim over 4 GiB,
 	$(PYTHON) vm-tests/solid_big.py
 
 bootfiles: setup ## assemble the boot programs again; their digests go into MANIFEST.toml
-	cd bootfiles && for name in mbr fat32-vbr ntfs-vbr exfat-vbr; do \
+	cd bootfiles && for name in mbr fat32-vbr ntfs-vbr exfat-vbr accel-probe; do \
 		nasm -Werror -f bin -o $$name.bin $$name.asm || exit 1; done && sha256sum *.bin
 
 clean: ## remove what tests and demo left in out/

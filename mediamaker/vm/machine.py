@@ -8,7 +8,8 @@
         machine.screenshot("menu")
 
 Everything that a person needs to understand a failure stays in ``machine.directory``, also after
-an exception: ``serial.log``, ``qemu.log``, ``command.txt`` and each ``screenshot-*.png``.
+an exception: ``serial.log``, ``qemu.log``, ``command.txt``, each ``screenshot-*.png`` and
+``machine.json``, the record that reports are made from.
 
 The thread that enters a machine should be the one that leaves it: where ``setpriv`` (util-linux)
 is installed QEMU is told to die with the thread that started it, so that even ``kill -9`` of
@@ -33,11 +34,14 @@ from typing import Any, Self
 
 from mediamaker.errors import BootError, ToolError, UsageError
 from mediamaker.units import MIB
+from mediamaker.vm.accel import Accelerator
+from mediamaker.vm.accel_probe import choose_accelerator
 from mediamaker.vm.command import pack_command
-from mediamaker.vm.disk import Disk, open_disk
+from mediamaker.vm.disk import Bus, Disk, open_disk
 from mediamaker.vm.firmware import Firmware
 from mediamaker.vm.keys import find_chord
 from mediamaker.vm.qmp import QmpClosedError, QmpConnection
+from mediamaker.vm.record import NOTHING_EXPECTED, DiskRecord, MachineRecord, Verdict
 from mediamaker.vm.screen import (
     TEXT_ADDRESS,
     TEXT_SIZE,
@@ -87,6 +91,8 @@ class Machine:
         cpus: number of processors.
         extra_arguments: QEMU arguments put at the end.
         on_event: called with each MachineEvent, in the calling thread.
+        accelerator: None for the one that a probe finds to work here (accel_probe).
+        display: the value of QEMU's ``-display``; a person may look on.
     """
 
     def __init__(
@@ -100,6 +106,8 @@ class Machine:
         cpus: int = 1,
         extra_arguments: Sequence[str] = (),
         on_event: Callable[[MachineEvent], None] | None = None,
+        accelerator: Accelerator | None = None,
+        display: str = "none",
     ) -> None:
         if memory_size < 16 * MIB or memory_size % MIB:
             raise UsageError(f"a machine needs whole MiB of memory, from 16, not {memory_size} B")
@@ -112,6 +120,10 @@ class Machine:
         self.screenshots: list[Path] = []
         self.reset_count = 0
         self.is_off = False
+        self.verdict = NOTHING_EXPECTED
+        self.accelerator = accelerator or choose_accelerator().accelerator
+        self._display = display
+        self._disk_records = tuple(DiskRecord(disk.path.name, disk.bus.value) for disk in disks)
         self._disks = tuple(disks)
         self._firmware = firmware
         self._memory_size = memory_size
@@ -119,6 +131,7 @@ class Machine:
         self._extra_arguments = tuple(extra_arguments)
         self._on_event = on_event
         self._started_at = 0.0
+        self._started_at_epoch = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: QmpConnection | None = None
         # What QEMU shows in place of a screen that the guest has not set up yet.
@@ -142,6 +155,8 @@ class Machine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is None or isinstance(error, Exception):
+            self._take_last_look()
         self.kill()
 
     @property
@@ -150,13 +165,14 @@ class Machine:
         return time.monotonic() - self._started_at
 
     def kill(self) -> None:
-        """End QEMU and everything it started, now; a second call does nothing."""
+        """End QEMU and everything it started, now, as a power cut; a second call does nothing."""
         process, self._process = self._process, None
         qmp, self._qmp = self._qmp, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            self._write_record()
             self._tell("stopped", f"QEMU ended after {self.seconds:.1f} s")
         if qmp is not None:
             qmp.close()
@@ -172,7 +188,7 @@ class Machine:
         return self.is_off
 
     def _start(self) -> None:
-        self._started_at = time.monotonic()
+        self._started_at, self._started_at_epoch = time.monotonic(), time.time()
         with contextlib.ExitStack() as inherited:
             ours, theirs = socket.socketpair()
             inherited.callback(theirs.close)
@@ -187,6 +203,8 @@ class Machine:
                 directory=self.directory,
                 serial_log=self.serial_log,
                 qmp_fd=theirs.fileno(),
+                accelerator=self.accelerator,
+                display=self._display,
             )
             command += self._extra_arguments
             (self.directory / "command.txt").write_text(shlex.join(command) + "\n")
@@ -210,6 +228,46 @@ class Machine:
         except QmpClosedError as error:
             raise self._explain(error) from error
         self._tell("started", f"{self._firmware.value} machine, logs in {self.directory}")
+
+    def _take_last_look(self) -> None:
+        """Before the end: what the disks did, and a screenshot if nobody has taken one."""
+        # QEMU may be gone or mute, which is what the caller wants to hear of, not of this.
+        with contextlib.suppress(ToolError, OSError):
+            if self._process is not None and self._process.poll() is None:
+                self._count_disks()
+                if not self.screenshots:
+                    self.screenshot("end")
+
+    def _count_disks(self) -> None:
+        records = []
+        for index, record in enumerate(self._disk_records):
+            stats = self.block_stats(index)
+            # QEMU does not count what is read from its SD card.
+            is_counted = record.bus != Bus.SD
+            records.append(
+                DiskRecord(
+                    record.name,
+                    record.bus,
+                    stats.bytes_read if is_counted else None,
+                    stats.bytes_written if is_counted else None,
+                )
+            )
+        self._disk_records = tuple(records)
+
+    def _write_record(self) -> None:
+        MachineRecord(
+            name=self.name,
+            firmware=self._firmware.value,
+            accelerator=self.accelerator.value,
+            verdict=self.verdict,
+            disks=self._disk_records,
+            started_at=self._started_at_epoch,
+            seconds=round(self.seconds, 3),
+            reset_count=self.reset_count,
+            screenshots=tuple(path.name for path in self.screenshots),
+            serial_log=self.serial_log.name,
+            directory=self.directory,
+        ).write()
 
     # Watching
 
@@ -333,6 +391,8 @@ class Machine:
             self.poll()
             line = find_line(read(), wanted)
             if line is not None:
+                words = f"proven: the {place} says {line!r}"
+                self.verdict = Verdict(is_proven=True, words=words, line=line)
                 return line
             if self.is_off:
                 raise self._fail(f"the machine went off without {wanted!r} on its {place}")
@@ -341,6 +401,7 @@ class Machine:
             time.sleep(_POLL_PERIOD)
 
     def _fail(self, what: str) -> BootError:
+        self.verdict = Verdict(is_proven=False, words=f"not proven: {what}")
         picture = self.screenshot("failed")
         tail = "\n".join(line[:200] for line in self.serial_text().splitlines()[-_LOG_TAIL_LINES:])
         return BootError(
