@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mediamaker.errors import RunInterruptedError, ToolError, UsageError
+from mediamaker.errors import RunInterruptedError, UsageError
 from mediamaker.units import MIB, format_size
 from mediamaker.vm.accel import Accelerator
 from mediamaker.vm.disk import Bus, Disk
@@ -23,7 +23,7 @@ from mediamaker.vm.firmware import Firmware
 from mediamaker.vm.machine import Machine, MachineEvent
 from mediamaker.vm.nbd import NbdServer
 from mediamaker.vm.record import Verdict
-from mediamaker.vm.screen import Picture, find_line, pack_png
+from mediamaker.vm.screen import find_line
 
 _POLL_PERIOD = 1.0
 _MANY_RESETS = 3
@@ -99,7 +99,7 @@ def boot_target(
         MediaError: what ``server`` serves could not be read, so that nothing is proven.
         ToolError: QEMU or the firmware is missing, or QEMU failed.
     """
-    _check_expectation(expect)
+    check_expectation(expect)
     disk = Disk(path, bus, logical_sector_size=logical_sector_size, server=server)
     with Machine(
         label or f"boot-{firmware.value}-{bus.value}",
@@ -118,17 +118,17 @@ def boot_target(
         if server is not None and server.error is not None and not sight.is_proven:
             raise server.error
         bytes_read = machine.block_stats().bytes_read
-    return _conclude(machine, sight, firmware, bus, bytes_read)
+    return conclude(machine, sight, bus, bytes_read)
 
 
-def _check_expectation(expect: str | None) -> None:
+def check_expectation(expect: str | None) -> None:
+    """Raise UsageError for a text that proves nothing."""
     if expect is not None and not expect.strip():
         raise UsageError("an empty text is on every screen", hint="name a text with --expect")
 
 
-def _conclude(
-    machine: Machine, sight: Verdict, firmware: Firmware, bus: Bus, bytes_read: int
-) -> BootResult:
+def conclude(machine: Machine, sight: Verdict, bus: Bus, bytes_read: int) -> BootResult:
+    """The result of a boot from ``bus`` that ``sight`` ended."""
     # QEMU does not count what is read from its SD card.
     counted = "" if bus is Bus.SD else f"; {format_size(bytes_read)} were read from the disk"
     if machine.reset_count:
@@ -137,7 +137,7 @@ def _conclude(
         proven=sight.is_proven,
         words=sight.words + counted,
         matched_line=sight.line,
-        firmware=firmware,
+        firmware=machine.firmware,
         bus=bus,
         seconds=machine.seconds,
         bytes_read=bytes_read,
@@ -189,16 +189,31 @@ def _not_proven(why: str) -> Verdict:
     return Verdict(is_proven=False, words=f"not proven: {why}")
 
 
+_Sayings = tuple[tuple[str, str], ...]
+
+
+def find_expected(sayings: _Sayings, expect: str) -> Verdict | None:
+    """The proof, if it is among ``sayings``."""
+    for place, text in sayings:
+        line = find_line(text, expect)
+        if line is not None:
+            words = f"proven: {place} says {line!r}"
+            return Verdict(is_proven=True, words=words, line=line)
+    return None
+
+
+def collect_sayings(machine: Machine) -> _Sayings:
+    """Where guests say something, and what this one has said there."""
+    return ("the serial line", machine.serial_text()), ("the screen", machine.screen_text())
+
+
 def _judge(machine: Machine, expect: str | None) -> Verdict | None:
     """The verdict on what there is to see now, if it allows one."""
-    places = (("the serial line", machine.serial_text()), ("the screen", machine.screen_text()))
-    if expect is not None:
-        for place, text in places:
-            line = find_line(text, expect)
-            if line is not None:
-                words = f"proven: {place} says {line!r}"
-                return Verdict(is_proven=True, words=words, line=line)
-    for place, text in places:
+    sayings = collect_sayings(machine)
+    found = None if expect is None else find_expected(sayings, expect)
+    if found is not None:
+        return found
+    for place, text in sayings:
         for meaning, pattern in _FAILURES:
             match = pattern.search(text)
             if match is not None:

@@ -125,7 +125,7 @@ class Machine:
         self._display = display
         self._disk_records = tuple(DiskRecord(disk.path.name, disk.bus.value) for disk in disks)
         self._disks = tuple(disks)
-        self._firmware = firmware
+        self.firmware = firmware
         self._memory_size = memory_size
         self._cpus = cpus
         self._extra_arguments = tuple(extra_arguments)
@@ -197,7 +197,7 @@ class Machine:
             command = pack_command(
                 self.name,
                 opened,
-                firmware=self._firmware,
+                firmware=self.firmware,
                 memory_size=self._memory_size,
                 cpus=self._cpus,
                 directory=self.directory,
@@ -227,7 +227,7 @@ class Machine:
             self._qmp.execute("cont")
         except QmpClosedError as error:
             raise self._explain(error) from error
-        self._tell("started", f"{self._firmware.value} machine, logs in {self.directory}")
+        self._tell("started", f"{self.firmware.value} machine, logs in {self.directory}")
 
     def _take_last_look(self) -> None:
         """Before the end: what the disks did, and a screenshot if nobody has taken one."""
@@ -257,7 +257,7 @@ class Machine:
     def _write_record(self) -> None:
         MachineRecord(
             name=self.name,
-            firmware=self._firmware.value,
+            firmware=self.firmware.value,
             accelerator=self.accelerator.value,
             verdict=self.verdict,
             disks=self._disk_records,
@@ -297,6 +297,10 @@ class Machine:
         if self._process.poll() is not None:
             raise self._explain(None)
 
+    def exit_code(self) -> int | None:
+        """QEMU's own, if it has ended by itself."""
+        return None if self._process is None else self._process.poll()
+
     def serial_text(self) -> str:
         """Everything the guest said on its first serial line."""
         return parse_serial(self.serial_log.read_bytes())
@@ -332,9 +336,13 @@ class Machine:
 
     def screenshot(self, label: str) -> Path:
         """Keep what the machine shows now as ``screenshot-NN-LABEL.png``."""
+        return self.keep_picture(self.picture(), label)
+
+    def keep_picture(self, picture: Picture, label: str) -> Path:
+        """Keep what the machine showed at some time; as :meth:`screenshot`."""
         path = self.directory / f"screenshot-{len(self.screenshots) + 1:02}-{label}.png"
         # PNG by our own hand: QEMU has it since 7.1 only, and only when built with libpng.
-        path.write_bytes(pack_png(self.picture()))
+        path.write_bytes(pack_png(picture))
         self.screenshots.append(path)
         self._tell("screenshot", str(path))
         return path
