@@ -106,7 +106,7 @@ def run_probe(
         disk.write_bytes(sector.ljust(_DISK_SIZE, b"\0"))
         said.touch()
         command = [*find_leash(), program, "-nodefaults", "-no-user-config"]
-        command += ["-display", "none", "-nic", "none"]
+        command += ["-name", "mediamaker-accel-probe", "-display", "none", "-nic", "none"]
         command += ["-machine", "q35", "-accel", accelerator.value, "-cpu", "max,la57=off"]
         command += ["-m", "32M", "-chardev", "file,id=said,path=serial.log"]
         command += ["-serial", "chardev:said"]

@@ -189,10 +189,11 @@ def _not_proven(why: str) -> Verdict:
     return Verdict(is_proven=False, words=f"not proven: {why}")
 
 
-_Sayings = tuple[tuple[str, str], ...]
+Sayings = tuple[tuple[str, str], ...]
+"""Pairs of a place, such as "the screen", and all that was said there."""
 
 
-def find_expected(sayings: _Sayings, expect: str) -> Verdict | None:
+def find_expected(sayings: Sayings, expect: str) -> Verdict | None:
     """The proof, if it is among ``sayings``."""
     for place, text in sayings:
         line = find_line(text, expect)
@@ -202,7 +203,7 @@ def find_expected(sayings: _Sayings, expect: str) -> Verdict | None:
     return None
 
 
-def collect_sayings(machine: Machine) -> _Sayings:
+def collect_sayings(machine: Machine) -> Sayings:
     """Where guests say something, and what this one has said there."""
     return ("the serial line", machine.serial_text()), ("the screen", machine.screen_text())
 

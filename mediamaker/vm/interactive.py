@@ -16,6 +16,7 @@ from pathlib import Path
 from mediamaker.errors import ToolError, UsageError
 from mediamaker.vm.boot import (
     BootResult,
+    Sayings,
     check_expectation,
     collect_sayings,
     conclude,
@@ -104,13 +105,20 @@ class _Watch:
             self._picture = picture
         self.bytes_read = machine.block_stats().bytes_read
         if self._expect is not None and not machine.verdict.is_proven:
-            found = find_expected(collect_sayings(machine), self._expect)
-            if found is not None:
-                machine.verdict = found
+            self._judge(collect_sayings(self._machine))
 
-    def keep_picture(self) -> None:
+    def end(self) -> None:
+        """QEMU may be gone: what is left are the serial log and the last picture."""
+        if self._expect is not None and not self._machine.verdict.is_proven:
+            self._judge((("the serial line", self._machine.serial_text()),))
         if self._picture is not None:
             self._machine.keep_picture(self._picture, "last")
+
+    def _judge(self, sayings: Sayings) -> None:
+        assert self._expect is not None
+        found = find_expected(sayings, self._expect)
+        if found is not None:
+            self._machine.verdict = found
 
 
 def boot_interactively(
@@ -136,7 +144,7 @@ def boot_interactively(
         watch = _Watch(machine, expect)
         with contextlib.suppress(KeyboardInterrupt):
             _wait(machine, watch, timeout)
-        watch.keep_picture()
+        watch.end()
     return conclude(machine, machine.verdict, disk.bus, watch.bytes_read)
 
 

@@ -291,7 +291,9 @@ class Machine:
                     self._tell("reset", f"the guest reset itself ({self.reset_count})")
                 case "SHUTDOWN" if not self.is_off:
                     self.is_off = True
-                    self._tell("off", "the guest switched itself off")
+                    is_by_guest = bool(event["data"].get("guest"))
+                    who = "the guest switched itself" if is_by_guest else "the machine was switched"
+                    self._tell("off", f"{who} off")
                 case _:
                     pass
         if self._process.poll() is not None:

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from mediamaker.errors import MediaError, UsageError
+from mediamaker.errors import MediaError, ToolError, UsageError
 from mediamaker.vm.boot import BootResult
 from mediamaker.vm.disk import Bus, Disk, check_bus
-from mediamaker.vm.firmware import Firmware
+from mediamaker.vm.firmware import Firmware, find_ovmf
+from mediamaker.vm.ovmf_drivers import SD_CARD_DRIVER, has_driver
 
 DEFAULT_FIRMWARES = (Firmware.BIOS, Firmware.UEFI)
 
@@ -61,9 +62,20 @@ def _find_reason(firmware: Firmware, bus: Bus, size: int, sector_size: int) -> s
         check_bus(Disk(Path("the disk"), bus, logical_sector_size=sector_size), size)
     except UsageError as error:
         return error.message
-    if firmware is Firmware.BIOS and sector_size != 512:
-        return f"SeaBIOS starts from disks with sectors of 512 bytes, not {sector_size}"
+    if firmware is Firmware.BIOS:
+        if sector_size != 512:
+            return f"SeaBIOS starts from disks with sectors of 512 bytes, not {sector_size}"
+    elif bus is Bus.SD and _lacks_sd_driver():
+        return "this build of OVMF has no driver for SD cards (SdMmcPciHcDxe)"
     return None
+
+
+def _lacks_sd_driver() -> bool:
+    try:
+        return has_driver(find_ovmf().code, SD_CARD_DRIVER) is False
+    except ToolError:
+        # The machine itself will say what is missing.
+        return False
 
 
 def run_cells(

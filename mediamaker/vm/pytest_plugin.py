@@ -35,11 +35,18 @@ _MIB = 1024 * 1024
 class DiskFactory(Protocol):
     """What ``vm_disk`` is."""
 
-    def __call__(self, content: bytes | Path = b"", *, size: int = _MIB, **options: Any) -> Disk:
+    def __call__(
+        self,
+        content: bytes | Path = b"",
+        *,
+        size: int = _MIB,
+        bus: Bus | str = "usb",
+        **options: Any,
+    ) -> Disk:
         """A disk of the bytes of a file, or of a new file that starts with ``content``.
 
         ``size`` is a new file's, in bytes, where ``content`` is shorter; ``options`` are those
-        of ``Disk``, such as ``bus`` and ``snapshot``.
+        of ``Disk``, such as ``snapshot``.
         """
 
 
@@ -104,20 +111,22 @@ def vm_token() -> str:
 @pytest.fixture
 def vm_disk(tmp_path: Path) -> DiskFactory:
     """Makes disks; new files are in the test's temporary folder."""
-    from mediamaker.vm import Disk  # noqa: PLC0415 - see the head of this module
+    from mediamaker.vm import Bus, Disk  # noqa: PLC0415 - see the head of this module
 
     count = 0
 
-    def make(content: bytes | Path = b"", *, size: int = _MIB, **options: Any) -> Disk:
+    def make(
+        content: bytes | Path = b"", *, size: int = _MIB, bus: Bus | str = "usb", **options: Any
+    ) -> Disk:
         nonlocal count
         if isinstance(content, Path):
-            return Disk(content, **options)
+            return Disk(content, Bus(bus), **options)
         path = tmp_path / f"vm-disk-{count}.img"
         count += 1
         with path.open("wb") as file:
             file.write(content)
             file.truncate(max(size, -(-len(content) // _SECTOR_SIZE) * _SECTOR_SIZE))
-        return Disk(path, **options)
+        return Disk(path, Bus(bus), **options)
 
     return make
 

@@ -140,7 +140,7 @@ def render_report(report: Report, folder: Path) -> str:
 def _render_grid(numbered: Sequence[tuple[int, Row]]) -> list[str]:
     buses = list(dict.fromkeys(row.bus for _, row in numbered))
     cells = {(row.firmware, row.bus): (number, row) for number, row in numbered}
-    parts = ['<h2>At a glance</h2><table class="grid"><thead><tr><th></th>']
+    parts = ['<h2>At a glance</h2><div class="scroll"><table class="grid"><thead><tr><th></th>']
     parts += [f"<th>{_text(bus)}</th>" for bus in buses]
     parts.append("</tr></thead><tbody>")
     for firmware in dict.fromkeys(row.firmware for _, row in numbered):
@@ -150,14 +150,14 @@ def _render_grid(numbered: Sequence[tuple[int, Row]]) -> list[str]:
             shown = "" if found is None else _link_to_card(*found, _mark(found[1].mark))
             parts.append(f"<td>{shown}</td>")
         parts.append("</tr>")
-    return [*parts, "</tbody></table>"]
+    return [*parts, "</tbody></table></div>"]
 
 
 def _render_table(numbered: Sequence[tuple[int, Row]]) -> list[str]:
     has_outcome = any(row.outcome for _, row in numbered)
     heads = ["", "machine", "firmware", "bus", "verdict", "what was seen", "seconds", "read"]
     heads += ["outcome"] if has_outcome else []
-    parts = ['<h2>All of them</h2><table id="rows"><thead><tr>']
+    parts = ['<h2>All of them</h2><div class="scroll"><table id="rows"><thead><tr>']
     parts += [f"<th>{head}</th>" for head in heads]
     parts.append("</tr></thead><tbody>")
     for number, row in numbered:
@@ -168,11 +168,11 @@ def _render_table(numbered: Sequence[tuple[int, Row]]) -> list[str]:
             f'<td class="name">{_link_to_card(number, row, _text(row.title))}</td>',
             f"<td>{_text(row.firmware)}</td><td>{_text(row.bus)}</td>",
             f"<td>{_mark(row.mark)}</td>",
-            f'<td class="words">{_text(_shorten(row.words))}</td>',
+            f'<td class="words">{_text(_shorten(row.words.removeprefix(f"{row.mark}: ")))}</td>',
             f'<td class="number">{seconds}</td><td class="number">{_show_read(record)}</td>',
             f"<td>{_text(row.outcome or '')}</td></tr>" if has_outcome else "</tr>",
         ]
-    return [*parts, "</tbody></table>"]
+    return [*parts, "</tbody></table></div>"]
 
 
 def _render_card(number: int, row: Row, record: MachineRecord, folder: Path) -> list[str]:
@@ -196,34 +196,37 @@ def _render_card(number: int, row: Row, record: MachineRecord, folder: Path) -> 
         f'<section class="card {style}" id="machine-{number}"><div class="head">',
         f"<h3>{number}. {_text(row.title)}</h3>{_mark(row.mark)}</div>",
         '<div class="body"><div>',
-        *_render_pictures(row, record, folder),
+        *(_render_shots(record, folder) or ['<p class="faint">No screenshot.</p>']),
         "</div><div><dl>",
         *(f"<dt>{name}</dt><dd>{shown}</dd>" for name, shown in facts),
         "</dl>",
-        f"<pre>{_text(tail)}</pre>" if tail else '<p class="faint">The serial line was silent.</p>',
+        f'<div class="tail"><pre>{_text(tail)}</pre></div>'
+        if tail
+        else '<p class="faint">The serial line was silent.</p>',
         f"<p>{_link(record.directory / record.serial_log, folder, 'the whole serial log')}</p>",
-        "</div></div></section>",
+        "</div></div>",
+        *(_render_picture(path, record, folder, "picture") for path in row.pictures),
+        "</section>",
     ]
 
 
-def _render_pictures(row: Row, record: MachineRecord, folder: Path) -> list[str]:
-    """Screenshots, the last one first, and the row's own pictures."""
-    shots = [record.directory / name for name in reversed(record.screenshots)]
-    parts = []
-    for path in (*shots, *row.pictures):
-        try:
-            data = base64.b64encode(path.read_bytes()).decode()
-        except OSError as error:
-            parts.append(f'<p class="faint">{_text(path.name)}: {_text(str(error.strerror))}</p>')
-            continue
-        kind = _MEDIA_TYPES[path.suffix]
-        style = ' class="picture"' if path.suffix == ".svg" else ""
-        parts.append(
-            f'<figure{style}><img alt="{_text(path.name)} of {_text(record.name)}" '
-            f'src="data:{kind};base64,{data}">'
-            f"<figcaption>{_link(path, folder, path.name)}</figcaption></figure>"
-        )
-    return parts or ['<p class="faint">No screenshot.</p>']
+def _render_shots(record: MachineRecord, folder: Path) -> list[str]:
+    """Screenshots, the last one first."""
+    paths = [record.directory / name for name in reversed(record.screenshots)]
+    return [_render_picture(path, record, folder, "shot") for path in paths]
+
+
+def _render_picture(path: Path, record: MachineRecord, folder: Path, style: str) -> str:
+    """A picture with the page, and a link to its file."""
+    try:
+        data = base64.b64encode(path.read_bytes()).decode()
+    except OSError as error:
+        return f'<p class="faint">{_text(path.name)}: {_text(str(error.strerror))}</p>'
+    return (
+        f'<figure class="{style}"><img alt="{_text(path.name)} of {_text(record.name)}" '
+        f'src="data:{_MEDIA_TYPES[path.suffix]};base64,{data}">'
+        f"<figcaption>{_link(path, folder, path.name)}</figcaption></figure>"
+    )
 
 
 def _show_disks(record: MachineRecord) -> list[str]:
@@ -242,7 +245,7 @@ def _show_read(record: MachineRecord | None) -> str:
     if record is None:
         return ""
     counted = [disk.bytes_read for disk in record.disks if disk.bytes_read is not None]
-    return format_size(sum(counted)) if counted else "?"
+    return format_size(sum(counted)) if counted else "not counted"
 
 
 def _read_tail(path: Path) -> str:
