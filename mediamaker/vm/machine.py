@@ -32,7 +32,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mediamaker.errors import BootError, ToolError, UsageError
+from mediamaker.errors import ToolError, UsageError
 from mediamaker.units import MIB
 from mediamaker.vm.accel import Accelerator
 from mediamaker.vm.accel_probe import choose_accelerator
@@ -41,22 +41,20 @@ from mediamaker.vm.disk import Bus, Disk, open_disk
 from mediamaker.vm.firmware import Firmware
 from mediamaker.vm.keys import find_chord
 from mediamaker.vm.qmp import QmpClosedError, QmpConnection
-from mediamaker.vm.record import NOTHING_EXPECTED, DiskRecord, MachineRecord, Verdict
+from mediamaker.vm.record import NOTHING_EXPECTED, DiskRecord, MachineRecord
 from mediamaker.vm.screen import (
     TEXT_ADDRESS,
     TEXT_SIZE,
     Picture,
-    find_line,
     pack_png,
     parse_ppm,
     parse_serial,
     parse_text_screen,
 )
+from mediamaker.vm.waits import LOG_TAIL_LINES, POLL_PERIOD, Waits
 
-_POLL_PERIOD = 0.25
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 10.0
-_LOG_TAIL_LINES = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class MachineEvent:
     seconds: float
 
 
-class Machine:
+class Machine(Waits):
     """A context manager around one QEMU process.
 
     Args:
@@ -182,7 +180,7 @@ class Machine:
         self.execute("system_powerdown")
         deadline = time.monotonic() + timeout
         while not self.is_off and time.monotonic() < deadline:
-            time.sleep(_POLL_PERIOD)
+            time.sleep(POLL_PERIOD)
             self.poll()
         self.kill()
         return self.is_off
@@ -362,63 +360,6 @@ class Machine:
                 )
         raise UsageError(f"machine {self.name} has no disk {index}")
 
-    def wait_for_serial(self, text: str, *, timeout: float) -> str:
-        """Wait until a line on the serial port holds ``text``, and return the line.
-
-        Raises:
-            BootError: not within ``timeout`` seconds, or the machine went off; tells the last
-                lines and where the logs are, and keeps a screenshot.
-        """
-        return self._wait_for_text(self.serial_text, text, "serial line", timeout)
-
-    def wait_for_screen_text(self, text: str, *, timeout: float) -> str:
-        """Wait until a VGA text screen shows ``text``, and return the row; as wait_for_serial."""
-        return self._wait_for_text(self.screen_text, text, "text screen", timeout)
-
-    def wait_for_still_screen(self, *, still_for: float, timeout: float) -> None:
-        """Wait until the guest shows something that has not changed for ``still_for`` seconds.
-
-        Raises:
-            BootError: not within ``timeout`` seconds; keeps a screenshot.
-        """
-        deadline = time.monotonic() + timeout
-        last, since = self.picture(), time.monotonic()
-        while time.monotonic() < deadline:
-            time.sleep(2 * _POLL_PERIOD)
-            self.poll()
-            picture = self.picture()
-            if not self.has_content(picture) or not picture.is_like(last):
-                last, since = picture, time.monotonic()
-            elif time.monotonic() - since >= still_for:
-                return
-        raise self._fail(f"the screen was not still within {timeout:g} s")
-
-    def _wait_for_text(
-        self, read: Callable[[], str], wanted: str, place: str, timeout: float
-    ) -> str:
-        deadline = time.monotonic() + timeout
-        while True:
-            self.poll()
-            line = find_line(read(), wanted)
-            if line is not None:
-                words = f"proven: the {place} says {line!r}"
-                self.verdict = Verdict(is_proven=True, words=words, line=line)
-                return line
-            if self.is_off:
-                raise self._fail(f"the machine went off without {wanted!r} on its {place}")
-            if time.monotonic() >= deadline:
-                raise self._fail(f"{wanted!r} did not appear on the {place} within {timeout:g} s")
-            time.sleep(_POLL_PERIOD)
-
-    def _fail(self, what: str) -> BootError:
-        self.verdict = Verdict(is_proven=False, words=f"not proven: {what}")
-        picture = self.screenshot("failed")
-        tail = "\n".join(line[:200] for line in self.serial_text().splitlines()[-_LOG_TAIL_LINES:])
-        return BootError(
-            f"machine {self.name}: {what}; its last words on the serial line:\n{tail}",
-            hint=f"look at {picture} and {self.serial_log}",
-        )
-
     # Typing
 
     def send_keys(self, *keys: str) -> None:
@@ -443,7 +384,7 @@ class Machine:
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self._process.wait(timeout=_STOP_TIMEOUT if error is not None else 0)
-        lines = self.qemu_log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        lines = self.qemu_log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         reason = str(error) if code is None else f"QEMU ended with code {code}"
         return ToolError(
             f"machine {self.name}: {reason}" + "".join(f"\n{line}" for line in lines),
