@@ -42,7 +42,7 @@ from mediamaker.cli.output import Output
 from mediamaker.cli.terminal import printable
 from mediamaker.errors import ExitCode, UsageError
 from mediamaker.vm.accel import Accelerator
-from mediamaker.vm.boot import BootResult, boot_target
+from mediamaker.vm.boot import BootResult, boot_target, check_expectation
 from mediamaker.vm.boot_trace import report_trace
 from mediamaker.vm.disk import Bus
 from mediamaker.vm.firmware import Firmware
@@ -133,6 +133,9 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Boot all that can be, and write the report."""
     if args.jobs is not None and args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: at least one machine has to run")
+    check_expectation(args.expect)
+    if args.report is not None and args.report.is_dir():
+        raise UsageError(f"--report {args.report} is a folder, not the name of a page")
     directory: Path = args.screenshot or state_directory("matrix", args.target)
     accelerator = find_accelerator(args, output)
     begun_at = time.time()
