@@ -211,6 +211,8 @@ class Guest:
                 ending = "\n".join(
                     [*said.splitlines()[-20:], *self._read_output().splitlines()[-20:]]
                 )
+                words = "not proven: the guest did not say how its script ended"
+                self.machine.verdict = Verdict(is_proven=False, words=words)
                 raise BootError(
                     f"the guest did not say how its script ended within {timeout:g} s "
                     f"(off: {self.machine.is_off}, resets: {self.machine.reset_count}):\n{ending}",

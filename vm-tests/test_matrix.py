@@ -153,7 +153,7 @@ def test_hostile_words_stay_words_in_a_browser(browser, out_dir):
         verdict=Verdict(is_proven=True, words=words, line=words), reset_count=0, screenshots=(),
         serial_log="serial.log", directory=out_dir,
     )  # fmt: skip
-    report = Report(words, ((words, words),), rows_of([record], words, words))
+    report = Report(words, ((words, words),), rows_of([record], title=words, outcome=words))
     browser.open(write_report(report, out_dir / "report.html"))
     assert browser.evaluate("document.title") == words
     assert browser.evaluate("document.querySelector('pre').textContent") == words

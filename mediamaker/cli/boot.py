@@ -57,7 +57,13 @@ def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
-    """What machines are like."""
+    """What machines are like, and where what they leave is kept."""
+    parser.add_argument(
+        "--screenshot",
+        type=Path,
+        metavar="DIR",
+        help="where logs and screenshots are kept (default: a new folder in the state folder)",
+    )
     parser.add_argument(
         "--memory",
         type=size_argument,
@@ -105,12 +111,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_seconds,
         metavar="S",
         help=f"seconds (default: {DEFAULT_TIMEOUT:g}; none with --interactive)",
-    )
-    parser.add_argument(
-        "--screenshot",
-        type=Path,
-        metavar="DIR",
-        help="where logs and screenshots are kept (default: a new folder in the state folder)",
     )
     parser.add_argument(
         "--interactive",

@@ -100,12 +100,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"seconds for each machine (default: {DEFAULT_TIMEOUT:g})",
     )
     parser.add_argument(
-        "--screenshot",
-        type=Path,
-        metavar="DIR",
-        help="where logs and screenshots are kept (default: a new folder in the state folder)",
-    )
-    parser.add_argument(
         "--trace",
         action="store_true",
         help="tell for each machine which files were read, as `boot --trace` does",

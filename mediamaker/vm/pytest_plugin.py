@@ -250,7 +250,12 @@ class _Collector:
         rows = tuple(
             row
             for nodeid, folder in self._folders.items()
-            for row in rows_of(read_records(folder), nodeid, self._outcomes.get(nodeid, "no end"))
+            for row in rows_of(
+                read_records(folder),
+                title=nodeid,
+                outcome=self._outcomes.get(nodeid, "no end"),
+                is_wanted=self._outcomes.get(nodeid) == "test passed",
+            )
         )
         if not rows:
             return

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
@@ -34,7 +35,8 @@ class Row:
     """One line of the report.
 
     A row without a ``record`` is one that was not run; ``note`` says why. ``outcome`` is what
-    the caller made of it, such as a test's; ``pictures`` come beside the screenshots.
+    the caller made of it, such as a test's; ``pictures`` come beside the screenshots. A verdict
+    that ``is_wanted`` is no alarm: a test may pass because a machine does not boot.
     """
 
     title: str
@@ -44,6 +46,7 @@ class Row:
     note: str | None = None
     outcome: str | None = None
     pictures: tuple[Path, ...] = ()
+    is_wanted: bool = False
 
     @property
     def is_proven(self) -> bool:
@@ -56,6 +59,13 @@ class Row:
         if self.is_proven:
             return "proven"
         return "does not apply" if self.is_left_out else "not proven"
+
+    @property
+    def style(self) -> str:
+        """The class of its mark and card; empty for what is neither good nor bad."""
+        if self.is_proven:
+            return "proven"
+        return "" if self.is_left_out or self.is_wanted else "unproven"
 
     @property
     def is_left_out(self) -> bool:
@@ -86,7 +96,11 @@ class Report:
 
 
 def rows_of(
-    records: Iterable[MachineRecord], title: str | None, outcome: str | None
+    records: Iterable[MachineRecord],
+    *,
+    title: str | None = None,
+    outcome: str | None = None,
+    is_wanted: bool = False,
 ) -> tuple[Row, ...]:
     """A row for each machine; without a ``title`` it is the machine's name."""
     return tuple(
@@ -97,6 +111,7 @@ def rows_of(
             record=record,
             outcome=outcome,
             pictures=tuple(sorted(record.directory.glob("*.svg"))),
+            is_wanted=is_wanted,
         )
         for record in records
     )
@@ -123,7 +138,7 @@ def render_report(report: Report, folder: Path) -> str:
         f"<header><h1>{_text(report.title)}</h1>",
         *(f'<p class="faint">{_text(name)}: {_text(value)}</p>' for name, value in report.facts),
         '<p class="totals">',
-        *(_mark(mark, f"{count} {mark}") for mark, count in report.counts.items() if count),
+        *_render_totals(report),
         "</p></header>",
     ]
     if report.is_matrix:
@@ -137,6 +152,14 @@ def render_report(report: Report, folder: Path) -> str:
     return "\n".join(parts) + "\n"
 
 
+def _render_totals(report: Report) -> Iterator[str]:
+    """A chip for each mark, as bad as the worst row that has it."""
+    for mark, count in report.counts.items():
+        styles = {row.style for row in report.rows if row.mark == mark}
+        if styles:
+            yield _chip(f"{count} {mark}", "unproven" if "unproven" in styles else styles.pop())
+
+
 def _render_grid(numbered: Sequence[tuple[int, Row]]) -> list[str]:
     buses = list(dict.fromkeys(row.bus for _, row in numbered))
     cells = {(row.firmware, row.bus): (number, row) for number, row in numbered}
@@ -147,7 +170,7 @@ def _render_grid(numbered: Sequence[tuple[int, Row]]) -> list[str]:
         parts.append(f"<tr><th>{_text(firmware)}</th>")
         for bus in buses:
             found = cells.get((firmware, bus))
-            shown = "" if found is None else _link_to_card(*found, _mark(found[1].mark))
+            shown = "" if found is None else _link_to_card(*found, _mark(found[1]))
             parts.append(f"<td>{shown}</td>")
         parts.append("</tr>")
     return [*parts, "</tbody></table></div>"]
@@ -165,9 +188,9 @@ def _render_table(numbered: Sequence[tuple[int, Row]]) -> list[str]:
         seconds = "" if record is None else f"{record.seconds:.1f}"
         parts += [
             f'<tr data-mark="{row.mark}"><td class="number">{number}</td>',
-            f'<td class="name">{_link_to_card(number, row, _text(row.title))}</td>',
+            f'<td class="name">{_link_to_card(number, row, _wrap(row.title))}</td>',
             f"<td>{_text(row.firmware)}</td><td>{_text(row.bus)}</td>",
-            f"<td>{_mark(row.mark)}</td>",
+            f"<td>{_mark(row)}</td>",
             f'<td class="words">{_text(_shorten(row.words.removeprefix(f"{row.mark}: ")))}</td>',
             f'<td class="number">{seconds}</td><td class="number">{_show_read(record)}</td>',
             f"<td>{_text(row.outcome or '')}</td></tr>" if has_outcome else "</tr>",
@@ -191,10 +214,9 @@ def _render_card(number: int, row: Row, record: MachineRecord, folder: Path) -> 
         facts.append(("outcome", _text(row.outcome)))
     facts.append(("files", _link(record.directory, folder, record.name)))
     tail = _read_tail(record.directory / record.serial_log)
-    style = "proven" if verdict.is_proven else "unproven"
     return [
-        f'<section class="card {style}" id="machine-{number}"><div class="head">',
-        f"<h3>{number}. {_text(row.title)}</h3>{_mark(row.mark)}</div>",
+        f'<section class="card {row.style}" id="machine-{number}"><div class="head">',
+        f"<h3>{number}. {_text(row.title)}</h3>{_mark(row)}</div>",
         '<div class="body"><div>',
         *(_render_shots(record, folder) or ['<p class="faint">No screenshot.</p>']),
         "</div><div><dl>",
@@ -272,13 +294,21 @@ def _link(path: Path, folder: Path, words: str) -> str:
     return f'<a href="{_text(quote(os.fsencode(relative)))}">{_text(words)}</a>'
 
 
-def _mark(mark: str, words: str | None = None) -> str:
-    style = {"proven": " proven", "not proven": " unproven"}.get(mark, "")
-    return f'<span class="mark{style}">{_text(words or mark)}</span>'
+def _mark(row: Row) -> str:
+    return _chip(row.mark, row.style)
+
+
+def _chip(words: str, style: str) -> str:
+    return f'<span class="mark {style}">{_text(words)}</span>'
 
 
 def _shorten(words: str) -> str:
     return words if len(words) <= _TAIL_LINE_LENGTH else words[: _TAIL_LINE_LENGTH - 3] + "..."
+
+
+def _wrap(name: str) -> str:
+    """A path or test as HTML that may go on in the next line where a word ends."""
+    return re.sub(r"(::|[/_\[])", r"\1<wbr>", _text(name))
 
 
 def _text(text: str) -> str:

@@ -88,7 +88,7 @@ def test_records_are_in_order_of_their_start(record, tmp_path):
 
 
 def test_nothing_that_a_guest_says_becomes_markup(record, tmp_path):
-    rows = rows_of([record], HOSTILE, HOSTILE)
+    rows = rows_of([record], title=HOSTILE, outcome=HOSTILE)
     page = Page(
         write_report(Report(HOSTILE, ((HOSTILE, HOSTILE),), rows), tmp_path / "r.html").read_text()
     )
@@ -103,7 +103,7 @@ def test_nothing_that_a_guest_says_becomes_markup(record, tmp_path):
 
 
 def test_links_lead_to_the_files(record, tmp_path):
-    path = write_report(Report("t", (), rows_of([record], None, None)), tmp_path / "x" / "r.html")
+    path = write_report(Report("t", (), rows_of([record])), tmp_path / "x" / "r.html")
     links = [link for link in Page(path.read_text()).links if not link.startswith(("data:", "#"))]
     assert len(links) == 3
     for link in links:
@@ -112,11 +112,15 @@ def test_links_lead_to_the_files(record, tmp_path):
 
 def test_each_kind_of_row_is_counted(record):
     rows = (
-        *rows_of([record, replace(record, verdict=Verdict(False, "not proven: x"))], None, None),
+        *rows_of([record, replace(record, verdict=Verdict(False, "not proven: x"))]),
         Row("a", "bios", "sd", note="no such card"),
         Row("b", "bios", "usb", note="QEMU is missing", outcome="failed"),
     )
     assert [row.mark for row in rows] == ["proven", "not proven", "does not apply", "not proven"]
+    assert [row.style for row in rows] == ["proven", "unproven", "", "unproven"]
+    # A test may want a machine that does not boot.
+    wanted = rows_of([record, replace(record, verdict=rows[1].record.verdict)], is_wanted=True)
+    assert [(row.mark, row.style) for row in wanted] == [("proven", "proven"), ("not proven", "")]
     assert Report("", (), rows).counts == {"proven": 1, "not proven": 2, "does not apply": 1}
 
 
