@@ -5,10 +5,14 @@ The screenshots of the browser are in ``out/vm-tests/test_matrix/``: look at the
 """
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import jsonschema
+import psutil
 import pytest
 from browser import Browser
 from command import mediamaker, succeed
@@ -182,6 +186,34 @@ def test_a_plan_runs_on_several_machines_at_once(iso, tmp_path, out_dir):
     assert kinds[:2] == ["started", "started"]
     assert finished.last["booted"] == "plan"
     assert Path(finished.last["report"]) == out_dir / "report.html"
+
+
+def test_an_interruption_ends_every_machine(tmp_path, out_dir):
+    """``jmp $`` in a boot sector: nothing ends these machines by itself."""
+    silent = tmp_path / "silent.img"
+    silent.write_bytes(b"\xeb\xfe".ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
+    with subprocess.Popen(
+        [sys.executable, "-m", "mediamaker", "test-matrix", silent, "--firmware", "bios",
+         "--bus", "usb,nvme,ahci", "--jobs", "2", "--timeout", "600", "--expect", "x",
+         "--screenshot", out_dir],
+        stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        started = 0
+        while started < 2:
+            started += "started:" in process.stderr.readline()
+        machines = [
+            child
+            for child in psutil.Process(process.pid).children()
+            if child.name().startswith("qemu")
+        ]
+        assert len(machines) == 2
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert psutil.wait_procs(machines, timeout=10)[1] == []
+    # Their logs and last pictures are kept all the same.
+    assert len(list(out_dir.rglob("machine.json"))) == 2
+    assert len(list(out_dir.rglob("screenshot-01-*.png"))) == 2
 
 
 def test_without_a_text_nothing_is_proven_and_without_a_machine_neither(tmp_path, out_dir):

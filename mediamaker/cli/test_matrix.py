@@ -9,6 +9,7 @@ says why.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
 import threading
@@ -211,15 +212,17 @@ def _run_all(
     jobs = args.jobs or _count_jobs(args.memory)
     disk_map = None
     found = {}
-    for result in run_cells(cells, boot, jobs=jobs):
-        found[result.cell] = result
-        if result.result is not None and args.trace and subject.map_disk is not None:
-            disk_map = disk_map or subject.map_disk()
-            traced = report_trace(servers[result.cell], disk_map, result.result)
+    # Closed at once at an interruption, or the machines would run to their ends.
+    with contextlib.closing(run_cells(cells, boot, jobs=jobs)) as results:
+        for result in results:
+            found[result.cell] = result
+            if result.result is not None and args.trace and subject.map_disk is not None:
+                disk_map = disk_map or subject.map_disk()
+                traced = report_trace(servers[result.cell], disk_map, result.result)
+                with lock:
+                    output.event("boot_trace", **traced.to_json())
             with lock:
-                output.event("boot_trace", **traced.to_json())
-        with lock:
-            _tell_result(result, output)
+                _tell_result(result, output)
     return found
 
 

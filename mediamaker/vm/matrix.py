@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ def run_cells(
     boot: Callable[[Cell, threading.Event], BootResult],
     *,
     jobs: int,
-) -> Iterator[CellResult]:
+) -> Generator[CellResult, None, None]:
     """Boot the cells that can be, ``jobs`` at once; results as they come, those left out first.
 
     ``boot`` is called in a thread of its own and ends early when its event is set, which happens

@@ -70,6 +70,18 @@ def test_a_guest_of_another_architecture_is_tcg(tmp_path):
     assert "aarch64" in choice.words
 
 
+def test_kvm_is_taken_where_it_runs_the_boot_sector(tmp_path):
+    """This host's KVM may hang: a QEMU that takes TCG for it shows what a good one would do."""
+    program = tmp_path / "bin" / QEMU
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/bash\nexec {PROGRAM} "${{@/#%kvm/tcg}}"\n')
+    program.chmod(0o755)
+    choice = find_accelerator(str(program), folder=tmp_path, node=OPENS, timeout=60)
+    assert choice.accelerator is Accelerator.KVM
+    assert "KVM ran our boot sector in" in choice.words
+    assert find_accelerator(str(program), folder=tmp_path, node=OPENS, timeout=60) == choice
+
+
 def test_the_answer_is_remembered_for_this_host_and_this_qemu(tmp_path):
     first = find_accelerator(PROGRAM, folder=tmp_path, node=OPENS, timeout=1)
     (path,) = tmp_path.glob("*.json")
