@@ -182,6 +182,7 @@ class Machine(Waits):
         while not self.is_off and time.monotonic() < deadline:
             time.sleep(POLL_PERIOD)
             self.poll()
+        self._take_last_look()
         self.kill()
         return self.is_off
 

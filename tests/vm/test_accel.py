@@ -36,9 +36,9 @@ def token():
 
 
 def test_an_accelerator_that_works_says_the_token(token):
-    seconds = run_probe(PROGRAM, Accelerator.TCG, load_accel_probe(token), token, timeout=60)
+    seconds = run_probe(PROGRAM, Accelerator.TCG, load_accel_probe(token), token, timeout=300)
     assert seconds is not None
-    assert 0 < seconds < 60
+    assert 0 < seconds < 300
 
 
 def test_one_that_hangs_does_not_and_is_ended(token):
@@ -53,7 +53,7 @@ def test_a_guest_that_never_was_in_protected_mode_says_something_else(token):
     assert run_probe(PROGRAM, Accelerator.TCG, program, token, timeout=3) is None
     # The same program, and a text that needs no protected mode to be turned.
     stored = program[:0x180] + token.encode() + program[0x180 + len(token) :]
-    assert run_probe(PROGRAM, Accelerator.TCG, stored, token, timeout=60) is not None
+    assert run_probe(PROGRAM, Accelerator.TCG, stored, token, timeout=300) is not None
 
 
 @pytest.mark.parametrize("node", [NOWHERE, Path("/dev")], ids=["missing", "does not open"])
@@ -76,10 +76,10 @@ def test_kvm_is_taken_where_it_runs_the_boot_sector(tmp_path):
     program.parent.mkdir()
     program.write_text(f'#!/bin/bash\nexec {PROGRAM} "${{@/#%kvm/tcg}}"\n')
     program.chmod(0o755)
-    choice = find_accelerator(str(program), folder=tmp_path, node=OPENS, timeout=60)
+    choice = find_accelerator(str(program), folder=tmp_path, node=OPENS, timeout=300)
     assert choice.accelerator is Accelerator.KVM
     assert "KVM ran our boot sector in" in choice.words
-    assert find_accelerator(str(program), folder=tmp_path, node=OPENS, timeout=60) == choice
+    assert find_accelerator(str(program), folder=tmp_path, node=OPENS, timeout=300) == choice
 
 
 def test_the_answer_is_remembered_for_this_host_and_this_qemu(tmp_path):
@@ -105,6 +105,6 @@ def test_a_machine_runs_with_what_it_is_given(tmp_path, accelerator):
     with Machine(
         "accel", [Disk(disk)], firmware=Firmware.BIOS, directory=tmp_path, accelerator=accelerator
     ) as machine:
-        machine.wait_for_screen_text("No bootable device", timeout=60)
+        machine.wait_for_screen_text("No bootable device", timeout=300)
     words = (machine.directory / "command.txt").read_text()
     assert f"-accel {machine.accelerator.value}" in words

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import mediamaker.vm
+
 GUIDE = Path(__file__).parents[2] / "docs" / "harness.md"
 FAILING = """
 
@@ -130,3 +132,11 @@ def test_a_run_without_machines_pays_nothing(folder):
     assert {path.name for path in folder.iterdir()} <= {
         "pytest.ini", "test_plain.py", "__pycache__"
     }  # fmt: skip
+
+
+def test_every_public_name_is_there():
+    for name in mediamaker.vm.__all__:
+        assert getattr(mediamaker.vm, name).__module__.startswith("mediamaker.vm.")
+    assert set(mediamaker.vm.__all__) <= set(dir(mediamaker.vm))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        mediamaker.vm.nothing  # noqa: B018 - the lookup is the test
