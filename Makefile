@@ -49,7 +49,7 @@ faults: setup-test ## every fault done to every verb, again and again (hours; FA
 	$(PYTHON) vm-tests/faults/run.py --page docs/faults.md $(FAULTS)
 
 bootfiles: setup ## assemble the boot programs again; their digests go into MANIFEST.toml
-	cd bootfiles && for name in mbr fat32-vbr ntfs-vbr exfat-vbr; do \
+	cd bootfiles && for name in mbr fat32-vbr ntfs-vbr exfat-vbr accel-probe; do \
 		nasm -Werror -f bin -o $$name.bin $$name.asm || exit 1; done && sha256sum *.bin
 
 clean: ## remove what tests and demo left in out/

@@ -13,12 +13,14 @@ packages=(
     ntfs-3g mtools fuse3 libfuse2
     binutils nasm genisoimage wimtools p7zip-full
 )
-# judges (they read what we wrote), real hybrid media, and a kernel for guests with real disks
+# judges (they read what we wrote), real hybrid media, a kernel for guests with real disks,
+# a browser for reports, and an X server for windows
 test_packages=(
     file dosfstools e2fsprogs xfsprogs btrfs-progs exfatprogs attr libhivex-bin python3-hivex grub-pc-bin fdisk gdisk parted xorriso qemu-utils libnbd-bin nbdkit nbdkit-plugin-python strace udev
     memtest86+ grub-rescue-pc debian-installer-12-netboot-amd64
     isolinux syslinux-common grub-efi-amd64-bin grub-common
     linux-image-amd64 busybox-static kmod
+    chromium xvfb x11-utils xdotool qemu-system-gui
 )
 [ "${1:-}" = test ] && packages+=("${test_packages[@]}")
 

@@ -14,20 +14,21 @@ ALLOWED = {
     "errors": set(),
     "units": {"errors"},
     "extents": {"errors", "units"},
+    "state": set(),
     "formats": CORE,
     "wimlib": CORE,
     "sources": CORE | {"formats", "wimlib"},
     "volumes": CORE | {"formats"},
     "plan": CORE | {"formats", "sources", "volumes"},
-    "execute": CORE | {"formats", "sources", "volumes", "plan"},
+    "execute": CORE | {"state", "formats", "sources", "volumes", "plan"},
     "devices": CORE | {"formats", "sources", "volumes", "plan"},
-    "vm": CORE | {"formats", "sources", "volumes", "plan"},
+    "vm": CORE | {"state", "formats", "sources", "volumes", "plan"},
     "wim": CORE | {"formats", "wimlib", "sources", "volumes", "plan", "execute", "devices"},
     "install": CORE
     | {"formats", "wimlib", "sources", "volumes", "plan", "execute", "devices", "wim"},
     "cli": CORE
     | {"formats", "wimlib", "sources", "volumes", "plan", "execute", "devices", "vm", "wim"}
-    | {"install"},
+    | {"install", "state"},
     "__main__": {"cli"},
     "__init__": set(),
 }

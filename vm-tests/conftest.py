@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What VM tests share: a folder that is kept, so that logs and screenshots can be looked at."""
+"""What VM tests share. Machines, folders that are kept and the report: ``vm_*``, our own plugin."""
 
-import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,16 +12,11 @@ import pytest
 from standin.programs import build_bootmgr, build_host_manager
 from standin.windows_image import make_windows_wim
 
-OUT = Path(__file__).parent.parent / "out" / "vm-tests"
-
 
 @pytest.fixture
-def out_dir(request):
+def out_dir(vm_folder):
     """The test's own folder under ``out/``, emptied when the test starts again."""
-    path = OUT / re.sub(r"[^A-Za-z0-9_.-]+", "-", request.node.name).strip("-")
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
-    return path
+    return vm_folder
 
 
 @pytest.fixture(scope="session")

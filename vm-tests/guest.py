@@ -42,6 +42,7 @@ from mediamaker.units import MIB
 from mediamaker.vm.disk import Bus, Disk
 from mediamaker.vm.firmware import Firmware
 from mediamaker.vm.machine import Machine
+from mediamaker.vm.record import Verdict
 
 ROOT = Path(__file__).parent.parent
 BUSYBOX = Path("/bin/busybox")
@@ -181,7 +182,8 @@ class Guest:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.machine.kill()
+        # It has said its own token, or nothing: the machine's last look is for the report.
+        self.machine.__exit__(None, None, None)
         (self._work_dir / "guest-initramfs.cpio").unlink()
 
     def wait(self, *, timeout: float) -> GuestResult:
@@ -197,6 +199,8 @@ class Guest:
             said = self.machine.serial_text()
             match = pattern.search(said)
             if match is not None and self.machine.is_off:
+                words = f"proven: the serial line says {match[0]!r}"
+                self.machine.verdict = Verdict(is_proven=True, words=words, line=match[0])
                 return GuestResult(
                     exit_code=int(match[1]),
                     output=self._read_output(),
@@ -207,6 +211,8 @@ class Guest:
                 ending = "\n".join(
                     [*said.splitlines()[-20:], *self._read_output().splitlines()[-20:]]
                 )
+                words = "not proven: the guest did not say how its script ended"
+                self.machine.verdict = Verdict(is_proven=False, words=words)
                 raise BootError(
                     f"the guest did not say how its script ended within {timeout:g} s "
                     f"(off: {self.machine.is_off}, resets: {self.machine.reset_count}):\n{ending}",

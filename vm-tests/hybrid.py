@@ -22,6 +22,7 @@ from mediamaker.units import MIB
 from mediamaker.vm.disk import Bus, Disk
 from mediamaker.vm.firmware import Firmware
 from mediamaker.vm.machine import Machine
+from mediamaker.vm.record import Verdict
 from mediamaker.vm.screen import Picture
 
 MEMTEST86 = Path("/usr/lib/memtest86+/memtest86+x64.iso")
@@ -116,6 +117,8 @@ def _prove_memtest86(machine: Machine, firmware: Firmware, memory_mib: int) -> P
                 seen_mib = int(line.split(":")[1].split("MB")[0])
                 if not memory_mib - FIRMWARE_MEMORY_MIB <= seen_mib <= memory_mib:
                     raise BootError(f"the machine has {memory_mib} MiB, memtest86+ says {line!r}")
+                words = f"proven: memtest86+ found the {memory_mib} MiB of this run"
+                machine.verdict = Verdict(is_proven=True, words=words, line=line.strip())
                 return menu
     raise BootError(f"memtest86+ did not start: look at {machine.screenshot('failed')}")
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from pathlib import Path
 
-from mediamaker.cli.boot_subject import SubjectKind, open_subject
+from mediamaker.cli.boot_subject import Subject, SubjectKind, open_subject
 from mediamaker.cli.options import (
     add_image_options,
     add_media_options,
@@ -21,17 +22,23 @@ from mediamaker.cli.options import (
     size_argument,
 )
 from mediamaker.cli.output import Output
-from mediamaker.errors import ExitCode
+from mediamaker.errors import ExitCode, UsageError
+from mediamaker.state import state_folder
 from mediamaker.units import MIB
+from mediamaker.vm.accel import Accelerator
+from mediamaker.vm.accel_probe import choose_accelerator
 from mediamaker.vm.boot import BootResult, boot_target
 from mediamaker.vm.boot_trace import report_trace
-from mediamaker.vm.disk import Bus
+from mediamaker.vm.disk import Bus, Disk
 from mediamaker.vm.firmware import Firmware
-from mediamaker.vm.machine import MachineEvent
+from mediamaker.vm.interactive import boot_interactively, open_display
+from mediamaker.vm.machine import Machine, MachineEvent
+
+DEFAULT_TIMEOUT = 120.0
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the verb's arguments."""
+def add_subject_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is booted."""
     parser.add_argument(
         "target",
         type=Path,
@@ -47,6 +54,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="|".join(SubjectKind),
         help="take the first argument for this (default: by what it is)",
     )
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """What machines are like, and where what they leave is kept."""
+    parser.add_argument(
+        "--screenshot",
+        type=Path,
+        metavar="DIR",
+        help="where logs and screenshots are kept (default: a new folder in the state folder)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=size_argument,
+        default=1024 * MIB,
+        metavar="SIZE",
+        help="memory of the machine (default: 1GiB)",
+    )
+    parser.add_argument(
+        "--accel",
+        choices=("auto", *Accelerator),
+        default="auto",
+        metavar="|".join(("auto", *Accelerator)),
+        help="accelerator (default: auto: KVM if it runs a small boot sector of ours within a few "
+        "seconds, else TCG)",
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    add_subject_arguments(parser)
     parser.add_argument(
         "--firmware",
         required=True,
@@ -70,21 +107,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the boot, without it the exit code is 7 and the screenshot is for you to judge",
     )
     parser.add_argument(
-        "--timeout", type=parse_seconds, default=120.0, metavar="S", help="seconds (default: 120)"
+        "--timeout",
+        type=parse_seconds,
+        metavar="S",
+        help=f"seconds (default: {DEFAULT_TIMEOUT:g}; none with --interactive)",
     )
     parser.add_argument(
-        "--screenshot",
-        type=Path,
-        metavar="DIR",
-        help="where logs and screenshots are kept (default: a new folder in the state folder)",
+        "--interactive",
+        action="store_true",
+        help="in a window, or over VNC where there is no display; you end it",
     )
-    parser.add_argument(
-        "--memory",
-        type=size_argument,
-        default=1024 * MIB,
-        metavar="SIZE",
-        help="memory of the machine (default: 1GiB)",
-    )
+    add_machine_arguments(parser)
     parser.add_argument(
         "--trace",
         action="store_true",
@@ -98,30 +131,82 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Boot, say what was seen, and whether it proves anything."""
-    directory = args.screenshot or _state_directory(args.target)
-    with open_subject(args, output) as subject:
-        result = boot_target(
-            args.target,
-            args.firmware,
-            bus=args.bus,
-            expect=args.expect,
-            timeout=args.timeout,
-            directory=directory,
-            memory_size=args.memory,
-            logical_sector_size=subject.sector_size,
-            on_event=lambda event: _tell(event, output),
-            server=subject.server,
+    directory = args.screenshot or state_directory("boot", args.target)
+    if args.interactive and args.json and args.timeout is None:
+        raise UsageError(
+            "--interactive --json: a script can't end it", hint="give a --timeout as well"
         )
+    accelerator = find_accelerator(args, output)
+    with open_subject(args, output) as subject:
+        if args.interactive:
+            result = _boot_interactively(args, output, subject, directory, accelerator)
+        else:
+            result = boot_target(
+                args.target,
+                args.firmware,
+                bus=args.bus,
+                expect=args.expect,
+                timeout=args.timeout or DEFAULT_TIMEOUT,
+                directory=directory,
+                memory_size=args.memory,
+                logical_sector_size=subject.sector_size,
+                on_event=lambda event: tell_event(event, output),
+                server=subject.server,
+                accelerator=accelerator,
+            )
         if args.trace and subject.server is not None and subject.map_disk is not None:
             report = report_trace(subject.server, subject.map_disk(), result)
             output.event("boot_trace", **report.to_json())
             output.result(report.show())
-    output.event("boot", **_to_json(result), booted=subject.kind.value, plan_id=subject.plan_id)
+    output.event(
+        "boot", **result_to_json(result), booted=subject.kind.value, plan_id=subject.plan_id
+    )
     output.result(_show(result, has_expectation=args.expect is not None))
     return ExitCode.DONE if result.proven else ExitCode.BOOT_NOT_PROVEN
 
 
-def _tell(event: MachineEvent, output: Output) -> None:
+def find_accelerator(args: argparse.Namespace, output: Output) -> Accelerator:
+    """What ``--accel`` says; what a probe has found is told."""
+    if args.accel != "auto":
+        return Accelerator(args.accel)
+    choice = choose_accelerator()
+    output.note(f"  accelerator: {choice.accelerator.value}: {choice.words}")
+    return choice.accelerator
+
+
+def _boot_interactively(
+    args: argparse.Namespace,
+    output: Output,
+    subject: Subject,
+    directory: Path,
+    accelerator: Accelerator,
+) -> BootResult:
+    with open_display(os.environ, has_terminal=sys.stdin.isatty()) as display:
+        output.note(f"  {display.words}")
+        return boot_interactively(
+            Disk(
+                args.target,
+                args.bus,
+                logical_sector_size=subject.sector_size,
+                server=subject.server,
+            ),
+            make_machine=lambda disk: Machine(
+                f"boot-{args.firmware.value}-{args.bus.value}",
+                [disk],
+                firmware=args.firmware,
+                directory=directory,
+                memory_size=args.memory,
+                on_event=lambda event: tell_event(event, output),
+                accelerator=accelerator,
+                display=display.value,
+            ),
+            expect=args.expect,
+            timeout=args.timeout,
+        )
+
+
+def tell_event(event: MachineEvent, output: Output) -> None:
+    """A machine's own news."""
     output.event(
         "machine", machine=event.machine, kind=event.kind, text=event.text,
         seconds=round(event.seconds, 3),
@@ -129,10 +214,10 @@ def _tell(event: MachineEvent, output: Output) -> None:
     output.note(f"  {event.kind}: {event.text}")
 
 
-def _state_directory(target: Path) -> Path:
-    state = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
+def state_directory(kind: str, target: Path) -> Path:
+    """Where the logs of a run of ``kind`` go that nobody has named a folder for."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return state / "mediamaker" / "boot" / f"{target.name}-{stamp}"
+    return state_folder(kind) / f"{target.name}-{stamp}"
 
 
 def _show(result: BootResult, *, has_expectation: bool) -> str:
@@ -144,7 +229,8 @@ def _show(result: BootResult, *, has_expectation: bool) -> str:
     return "\n".join(lines)
 
 
-def _to_json(result: BootResult) -> dict[str, object]:
+def result_to_json(result: BootResult) -> dict[str, object]:
+    """As the event ``boot`` has it."""
     return {
         "proven": result.proven,
         "words": result.words,

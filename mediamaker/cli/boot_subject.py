@@ -51,6 +51,7 @@ class Subject:
     """
 
     kind: SubjectKind
+    size: int
     sector_size: int
     server: NbdServer | None
     map_disk: Callable[[], DiskMap] | None
@@ -126,18 +127,18 @@ def _open_target(args: argparse.Namespace) -> Iterator[Subject]:
     path: Path = args.target
     check_sector_size_option(args, is_device=is_block_device(path))
     with open_for_reading(path) as target:
-        sector_size = target.logical_sector_size
+        size, sector_size = target.size, target.logical_sector_size
     if not is_block_device(path):
         sector_size = image_sector_size(args)
     if not args.trace:
-        yield Subject(SubjectKind.TARGET, sector_size, None, None)
+        yield Subject(SubjectKind.TARGET, size, sector_size, None, None)
         return
     with open_file_disk(path) as content, NbdServer(content) as server:
 
         def named() -> DiskMap:
             return map_disk(content.read, content.size, str(path), sector_size=sector_size)
 
-        yield Subject(SubjectKind.TARGET, sector_size, server, named)
+        yield Subject(SubjectKind.TARGET, size, sector_size, server, named)
 
 
 @contextmanager
@@ -145,6 +146,7 @@ def _open_plan(plan: Plan, kind: SubjectKind) -> Iterator[Subject]:
     with open_plan_disk(plan) as content, NbdServer(content) as server:
         yield Subject(
             kind,
+            plan.geometry.size,
             plan.geometry.logical_sector_size,
             server,
             lambda: map_plan(plan, content.read),

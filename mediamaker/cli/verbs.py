@@ -35,7 +35,8 @@ class Verb:
 
     def load(self) -> VerbModule:
         """The module ``mediamaker.cli.NAME``."""
-        return cast("VerbModule", import_module(f"mediamaker.cli.{self.name}"))
+        module_name = self.name.replace("-", "_")
+        return cast("VerbModule", import_module(f"mediamaker.cli.{module_name}"))
 
 
 VERBS = (
@@ -73,6 +74,11 @@ VERBS = (
         "boot",
         "boot a disk, image file, plan, ISO or folder in QEMU; nothing is written or copied",
         "mediamaker boot Win11.iso --firmware uefi --trace",
+    ),
+    Verb(
+        "test-matrix",
+        "boot a disk, plan, ISO or folder under every firmware and on every bus; one HTML report",
+        'mediamaker test-matrix stick.img --expect "Windows Setup" --report report.html',
     ),
     Verb(
         "devices",

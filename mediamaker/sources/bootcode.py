@@ -21,6 +21,7 @@ MBR_NAME = "mbr.bin"
 FAT32_VBR_NAME = "fat32-vbr.bin"
 NTFS_VBR_NAME = "ntfs-vbr.bin"
 EXFAT_VBR_NAME = "exfat-vbr.bin"
+ACCEL_PROBE_NAME = "accel-probe.bin"
 
 _SECTOR0_SIZE = 512
 _FORMAT = 1
@@ -103,6 +104,20 @@ def load_our_boot_code() -> OurBootCode:
         fat32_stage2=fat32.stage2,
         fat32_stage2_sector_number=fat32.stage2_sector_number,
     )
+
+
+def load_accel_probe(text: str) -> bytes:
+    """A boot sector that says ``text`` (ASCII) on COM1, once it is through protected mode.
+
+    Raises:
+        ToolError: it is missing, or not what the manifest says.
+    """
+    data, entry = _load(ACCEL_PROBE_NAME)
+    start, mask = int(entry["text_offset"]), int(entry["text_mask"])
+    masked = bytes(byte ^ mask for byte in text.encode("ascii"))
+    assert 0 not in masked
+    assert start + len(masked) < _SECTOR0_SIZE - 2
+    return data[:start] + masked + data[start + len(masked) :]
 
 
 def find_bootfiles() -> Path:

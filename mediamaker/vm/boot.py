@@ -9,17 +9,20 @@ those are kept for people to look at, and the verdict says so.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mediamaker.errors import UsageError
+from mediamaker.errors import RunInterruptedError, UsageError
 from mediamaker.units import MIB, format_size
+from mediamaker.vm.accel import Accelerator
 from mediamaker.vm.disk import Bus, Disk
 from mediamaker.vm.firmware import Firmware
 from mediamaker.vm.machine import Machine, MachineEvent
 from mediamaker.vm.nbd import NbdServer
+from mediamaker.vm.record import Verdict
 from mediamaker.vm.screen import find_line
 
 _POLL_PERIOD = 1.0
@@ -63,15 +66,6 @@ class BootResult:
     directory: Path
 
 
-@dataclass(frozen=True, slots=True)
-class _Sight:
-    """What ended the watch."""
-
-    proven: bool
-    words: str
-    line: str | None = None
-
-
 def boot_target(
     path: Path,
     firmware: Firmware,
@@ -87,6 +81,8 @@ def boot_target(
     logical_sector_size: int = 512,
     on_event: Callable[[MachineEvent], None] | None = None,
     server: NbdServer | None = None,
+    accelerator: Accelerator | None = None,
+    stop: threading.Event | None = None,
 ) -> BootResult:
     """Start the bytes at ``path`` and watch until ``expect`` is seen, or nothing is left to see.
 
@@ -94,15 +90,16 @@ def boot_target(
     target is never written. The watch ends when ``expect`` appears; at a line in which firmware
     or a loader gives up; when the machine goes off or resets time and again; without ``expect``
     when the screen has been still and the disk idle for ``still_for`` seconds; and after
-    ``timeout`` seconds. A screenshot is taken at the end.
+    ``timeout`` seconds. A screenshot is taken at the end. Another thread may end it all with
+    ``stop``.
 
     Raises:
+        RunInterruptedError: ``stop`` was set.
         TargetRefusedError: the target can't be read.
         MediaError: what ``server`` serves could not be read, so that nothing is proven.
         ToolError: QEMU or the firmware is missing, or QEMU failed.
     """
-    if expect is not None and not expect.strip():
-        raise UsageError("an empty text is on every screen", hint="name a text with --expect")
+    check_expectation(expect)
     disk = Disk(path, bus, logical_sector_size=logical_sector_size, server=server)
     with Machine(
         label or f"boot-{firmware.value}-{bus.value}",
@@ -112,46 +109,67 @@ def boot_target(
         memory_size=memory_size,
         cpus=cpus,
         on_event=on_event,
+        accelerator=accelerator,
     ) as machine:
-        sight = _watch(machine, expect, timeout=timeout, still_for=still_for)
+        sight = _watch(
+            machine, expect, timeout=timeout, still_for=still_for, stop=stop or threading.Event()
+        )
         machine.screenshot("end")
-        if server is not None and server.error is not None and not sight.proven:
+        if server is not None and server.error is not None and not sight.is_proven:
             raise server.error
         bytes_read = machine.block_stats().bytes_read
-        # QEMU does not count what is read from its SD card.
-        counted = "" if bus is Bus.SD else f"; {format_size(bytes_read)} were read from the disk"
-        if machine.reset_count:
-            counted += f"; the guest reset itself {machine.reset_count} times"
-        return BootResult(
-            proven=sight.proven,
-            words=sight.words + counted,
-            matched_line=sight.line,
-            firmware=firmware,
-            bus=bus,
-            seconds=machine.seconds,
-            bytes_read=bytes_read,
-            reset_count=machine.reset_count,
-            screenshots=tuple(machine.screenshots),
-            serial_log=machine.serial_log,
-            directory=machine.directory,
-        )
+    return conclude(machine, sight, bus, bytes_read)
 
 
-def _watch(machine: Machine, expect: str | None, *, timeout: float, still_for: float) -> _Sight:
-    """Look about each second until there is a verdict."""
+def check_expectation(expect: str | None) -> None:
+    """Raise UsageError for a text that proves nothing."""
+    if expect is not None and not expect.strip():
+        raise UsageError("an empty text is on every screen", hint="name a text with --expect")
+
+
+def conclude(machine: Machine, sight: Verdict, bus: Bus, bytes_read: int) -> BootResult:
+    """The result of a boot from ``bus`` that ``sight`` ended."""
+    # QEMU does not count what is read from its SD card.
+    counted = "" if bus is Bus.SD else f"; {format_size(bytes_read)} were read from the disk"
+    if machine.reset_count:
+        counted += f"; the guest reset itself {machine.reset_count} times"
+    return BootResult(
+        proven=sight.is_proven,
+        words=sight.words + counted,
+        matched_line=sight.line,
+        firmware=machine.firmware,
+        bus=bus,
+        seconds=machine.seconds,
+        bytes_read=bytes_read,
+        reset_count=machine.reset_count,
+        screenshots=tuple(machine.screenshots),
+        serial_log=machine.serial_log,
+        directory=machine.directory,
+    )
+
+
+def _watch(
+    machine: Machine,
+    expect: str | None,
+    *,
+    timeout: float,
+    still_for: float,
+    stop: threading.Event,
+) -> Verdict:
+    """Look about each second until there is a verdict, which the machine keeps too."""
     deadline = time.monotonic() + timeout
     stillness = _Stillness(machine)
     while True:
         machine.poll()
         sight = _judge(machine, expect)
         if sight is not None:
-            return sight
+            break
         if expect is None and stillness.measure() >= still_for:
-            return _Sight(
-                proven=False,
-                words="not proven: nothing to expect was named, and the screen has come to rest: "
-                "look at the screenshot",
+            sight = _not_proven(
+                "nothing to expect was named, and the screen has come to rest: "
+                "look at the screenshot"
             )
+            break
         left = deadline - time.monotonic()
         if left <= 0:
             missing = (
@@ -159,28 +177,52 @@ def _watch(machine: Machine, expect: str | None, *, timeout: float, still_for: f
                 if expect is None
                 else f"{expect!r} did not appear within {timeout:g} s"
             )
-            return _Sight(proven=False, words=f"not proven: {missing}")
-        time.sleep(min(_POLL_PERIOD, left))
+            sight = _not_proven(missing)
+            break
+        if stop.wait(min(_POLL_PERIOD, left)):
+            raise RunInterruptedError(f"machine {machine.name} was stopped")
+    machine.verdict = sight
+    return sight
 
 
-def _judge(machine: Machine, expect: str | None) -> _Sight | None:
+def _not_proven(why: str) -> Verdict:
+    return Verdict(is_proven=False, words=f"not proven: {why}")
+
+
+Sayings = tuple[tuple[str, str], ...]
+"""Pairs of a place, such as "the screen", and all that was said there."""
+
+
+def find_expected(sayings: Sayings, expect: str) -> Verdict | None:
+    """The proof, if it is among ``sayings``."""
+    for place, text in sayings:
+        line = find_line(text, expect)
+        if line is not None:
+            words = f"proven: {place} says {line!r}"
+            return Verdict(is_proven=True, words=words, line=line)
+    return None
+
+
+def collect_sayings(machine: Machine) -> Sayings:
+    """Where guests say something, and what this one has said there."""
+    return ("the serial line", machine.serial_text()), ("the screen", machine.screen_text())
+
+
+def _judge(machine: Machine, expect: str | None) -> Verdict | None:
     """The verdict on what there is to see now, if it allows one."""
-    places = (("the serial line", machine.serial_text()), ("the screen", machine.screen_text()))
-    if expect is not None:
-        for place, text in places:
-            line = find_line(text, expect)
-            if line is not None:
-                return _Sight(proven=True, words=f"proven: {place} says {line!r}", line=line)
-    for place, text in places:
+    sayings = collect_sayings(machine)
+    found = None if expect is None else find_expected(sayings, expect)
+    if found is not None:
+        return found
+    for place, text in sayings:
         for meaning, pattern in _FAILURES:
             match = pattern.search(text)
             if match is not None:
-                words = f"not proven: {meaning}: {place} says {match[0].strip()!r}"
-                return _Sight(proven=False, words=words)
+                return _not_proven(f"{meaning}: {place} says {match[0].strip()!r}")
     if machine.is_off:
-        return _Sight(proven=False, words="not proven: the guest switched itself off")
+        return _not_proven("the guest switched itself off")
     if machine.reset_count >= _MANY_RESETS:
-        return _Sight(proven=False, words="not proven: the guest resets itself again and again")
+        return _not_proven("the guest resets itself again and again")
     return None
 
 

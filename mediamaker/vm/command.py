@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mediamaker.errors import ToolError
 from mediamaker.units import MIB
-from mediamaker.vm.accel import choose_accelerator
+from mediamaker.vm.accel import Accelerator
 from mediamaker.vm.disk import Bus, OpenDisk, pack_arguments
 from mediamaker.vm.firmware import Firmware, find_ovmf
 
@@ -26,16 +26,19 @@ def pack_command(
     directory: Path,
     serial_log: Path,
     qmp_fd: int,
+    accelerator: Accelerator,
+    display: str = "none",
 ) -> list[str]:
     """The command of a machine that waits for QMP's ``cont``.
 
     Raises:
         ToolError: QEMU or the firmware is not installed; the hint names the package.
     """
-    command = [*_find_leash(), _find_qemu(), "-name", f"mediamaker-{name}"]
-    command += ["-nodefaults", "-no-user-config", "-display", "none", "-vga", "std", "-nic", "none"]
+    command = [*find_leash(), _find_qemu(), "-name", f"mediamaker-{name}"]
+    command += ["-nodefaults", "-no-user-config", "-vga", "std", "-nic", "none"]
+    command += ["-display", display]
     # All that a current processor can, but 5-level paging, which older kernels stumble over.
-    command += ["-accel", choose_accelerator().value, "-cpu", "max,la57=off"]
+    command += ["-accel", accelerator.value, "-cpu", "max,la57=off"]
     command += ["-machine", "q35", "-smp", str(cpus), "-m", f"{memory_size // MIB}M"]
     command += ["-chardev", f"file,id=serial0,path={_escape(serial_log)}"]
     command += ["-serial", "chardev:serial0"]
@@ -65,7 +68,7 @@ def _find_qemu() -> str:
     return program
 
 
-def _find_leash() -> list[str]:
+def find_leash() -> list[str]:
     """What makes the kernel end QEMU with us, however we end; util-linux has it everywhere."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []

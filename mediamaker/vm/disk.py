@@ -77,7 +77,7 @@ def open_disk(disk: Disk) -> Iterator[OpenDisk]:
         UsageError: the bus can't carry a disk of this size or sector size.
     """
     if disk.server is not None:
-        _check_bus(disk, disk.server.size)
+        check_bus(disk, disk.server.size)
         with disk.server.connect() as connection:
             yield OpenDisk(disk, connection.fileno(), is_block_device=False)
         return
@@ -94,13 +94,13 @@ def open_disk(disk: Disk) -> Iterator[OpenDisk]:
         size = os.lseek(fd, 0, os.SEEK_END)
         if size == 0:
             raise TargetRefusedError(f"{disk.path} is empty: no disk to start from")
-        _check_bus(disk, size)
+        check_bus(disk, size)
         yield OpenDisk(disk, fd, stat.S_ISBLK(mode))
     finally:
         os.close(fd)
 
 
-def _check_bus(disk: Disk, size: int) -> None:
+def check_bus(disk: Disk, size: int) -> None:
     """Raise UsageError for what QEMU's model of the bus can't be."""
     if disk.logical_sector_size != 512 and disk.bus in (Bus.AHCI, Bus.SD):
         raise UsageError(

@@ -8,7 +8,8 @@
         machine.screenshot("menu")
 
 Everything that a person needs to understand a failure stays in ``machine.directory``, also after
-an exception: ``serial.log``, ``qemu.log``, ``command.txt`` and each ``screenshot-*.png``.
+an exception: ``serial.log``, ``qemu.log``, ``command.txt``, each ``screenshot-*.png`` and
+``machine.json``, the record that reports are made from.
 
 The thread that enters a machine should be the one that leaves it: where ``setpriv`` (util-linux)
 is installed QEMU is told to die with the thread that started it, so that even ``kill -9`` of
@@ -31,28 +32,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mediamaker.errors import BootError, ToolError, UsageError
+from mediamaker.errors import ToolError, UsageError
 from mediamaker.units import MIB
+from mediamaker.vm.accel import Accelerator
+from mediamaker.vm.accel_probe import choose_accelerator
 from mediamaker.vm.command import pack_command
-from mediamaker.vm.disk import Disk, open_disk
+from mediamaker.vm.disk import Bus, Disk, open_disk
 from mediamaker.vm.firmware import Firmware
 from mediamaker.vm.keys import find_chord
 from mediamaker.vm.qmp import QmpClosedError, QmpConnection
+from mediamaker.vm.record import NOTHING_EXPECTED, DiskRecord, MachineRecord
 from mediamaker.vm.screen import (
     TEXT_ADDRESS,
     TEXT_SIZE,
     Picture,
-    find_line,
     pack_png,
     parse_ppm,
     parse_serial,
     parse_text_screen,
 )
+from mediamaker.vm.waits import LOG_TAIL_LINES, POLL_PERIOD, Waits
 
-_POLL_PERIOD = 0.25
 _START_TIMEOUT = 60.0
 _STOP_TIMEOUT = 10.0
-_LOG_TAIL_LINES = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ class MachineEvent:
     seconds: float
 
 
-class Machine:
+class Machine(Waits):
     """A context manager around one QEMU process.
 
     Args:
@@ -87,6 +89,8 @@ class Machine:
         cpus: number of processors.
         extra_arguments: QEMU arguments put at the end.
         on_event: called with each MachineEvent, in the calling thread.
+        accelerator: None for the one that a probe finds to work here (accel_probe).
+        display: the value of QEMU's ``-display``; a person may look on.
     """
 
     def __init__(
@@ -100,6 +104,8 @@ class Machine:
         cpus: int = 1,
         extra_arguments: Sequence[str] = (),
         on_event: Callable[[MachineEvent], None] | None = None,
+        accelerator: Accelerator | None = None,
+        display: str = "none",
     ) -> None:
         if memory_size < 16 * MIB or memory_size % MIB:
             raise UsageError(f"a machine needs whole MiB of memory, from 16, not {memory_size} B")
@@ -112,13 +118,18 @@ class Machine:
         self.screenshots: list[Path] = []
         self.reset_count = 0
         self.is_off = False
+        self.verdict = NOTHING_EXPECTED
+        self.accelerator = accelerator or choose_accelerator().accelerator
+        self._display = display
+        self._disk_records = tuple(DiskRecord(disk.path.name, disk.bus.value) for disk in disks)
         self._disks = tuple(disks)
-        self._firmware = firmware
+        self.firmware = firmware
         self._memory_size = memory_size
         self._cpus = cpus
         self._extra_arguments = tuple(extra_arguments)
         self._on_event = on_event
         self._started_at = 0.0
+        self._started_at_epoch = 0.0
         self._process: subprocess.Popen[bytes] | None = None
         self._qmp: QmpConnection | None = None
         # What QEMU shows in place of a screen that the guest has not set up yet.
@@ -142,6 +153,8 @@ class Machine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if error is None or isinstance(error, Exception):
+            self._take_last_look()
         self.kill()
 
     @property
@@ -150,13 +163,14 @@ class Machine:
         return time.monotonic() - self._started_at
 
     def kill(self) -> None:
-        """End QEMU and everything it started, now; a second call does nothing."""
+        """End QEMU and everything it started, now, as a power cut; a second call does nothing."""
         process, self._process = self._process, None
         qmp, self._qmp = self._qmp, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            self._write_record()
             self._tell("stopped", f"QEMU ended after {self.seconds:.1f} s")
         if qmp is not None:
             qmp.close()
@@ -166,13 +180,14 @@ class Machine:
         self.execute("system_powerdown")
         deadline = time.monotonic() + timeout
         while not self.is_off and time.monotonic() < deadline:
-            time.sleep(_POLL_PERIOD)
+            time.sleep(POLL_PERIOD)
             self.poll()
+        self._take_last_look()
         self.kill()
         return self.is_off
 
     def _start(self) -> None:
-        self._started_at = time.monotonic()
+        self._started_at, self._started_at_epoch = time.monotonic(), time.time()
         with contextlib.ExitStack() as inherited:
             ours, theirs = socket.socketpair()
             inherited.callback(theirs.close)
@@ -181,12 +196,14 @@ class Machine:
             command = pack_command(
                 self.name,
                 opened,
-                firmware=self._firmware,
+                firmware=self.firmware,
                 memory_size=self._memory_size,
                 cpus=self._cpus,
                 directory=self.directory,
                 serial_log=self.serial_log,
                 qmp_fd=theirs.fileno(),
+                accelerator=self.accelerator,
+                display=self._display,
             )
             command += self._extra_arguments
             (self.directory / "command.txt").write_text(shlex.join(command) + "\n")
@@ -209,7 +226,47 @@ class Machine:
             self._qmp.execute("cont")
         except QmpClosedError as error:
             raise self._explain(error) from error
-        self._tell("started", f"{self._firmware.value} machine, logs in {self.directory}")
+        self._tell("started", f"{self.firmware.value} machine, logs in {self.directory}")
+
+    def _take_last_look(self) -> None:
+        """Before the end: what the disks did, and a screenshot if nobody has taken one."""
+        # QEMU may be gone or mute, which is what the caller wants to hear of, not of this.
+        with contextlib.suppress(ToolError, OSError):
+            if self._process is not None and self._process.poll() is None:
+                self._count_disks()
+                if not self.screenshots:
+                    self.screenshot("end")
+
+    def _count_disks(self) -> None:
+        records = []
+        for index, record in enumerate(self._disk_records):
+            stats = self.block_stats(index)
+            # QEMU does not count what is read from its SD card.
+            is_counted = record.bus != Bus.SD
+            records.append(
+                DiskRecord(
+                    record.name,
+                    record.bus,
+                    stats.bytes_read if is_counted else None,
+                    stats.bytes_written if is_counted else None,
+                )
+            )
+        self._disk_records = tuple(records)
+
+    def _write_record(self) -> None:
+        MachineRecord(
+            name=self.name,
+            firmware=self.firmware.value,
+            accelerator=self.accelerator.value,
+            verdict=self.verdict,
+            disks=self._disk_records,
+            started_at=self._started_at_epoch,
+            seconds=round(self.seconds, 3),
+            reset_count=self.reset_count,
+            screenshots=tuple(path.name for path in self.screenshots),
+            serial_log=self.serial_log.name,
+            directory=self.directory,
+        ).write()
 
     # Watching
 
@@ -233,11 +290,17 @@ class Machine:
                     self._tell("reset", f"the guest reset itself ({self.reset_count})")
                 case "SHUTDOWN" if not self.is_off:
                     self.is_off = True
-                    self._tell("off", "the guest switched itself off")
+                    is_by_guest = bool(event["data"].get("guest"))
+                    who = "the guest switched itself" if is_by_guest else "the machine was switched"
+                    self._tell("off", f"{who} off")
                 case _:
                     pass
         if self._process.poll() is not None:
             raise self._explain(None)
+
+    def exit_code(self) -> int | None:
+        """QEMU's own, if it has ended by itself."""
+        return None if self._process is None else self._process.poll()
 
     def serial_text(self) -> str:
         """Everything the guest said on its first serial line."""
@@ -274,9 +337,13 @@ class Machine:
 
     def screenshot(self, label: str) -> Path:
         """Keep what the machine shows now as ``screenshot-NN-LABEL.png``."""
+        return self.keep_picture(self.picture(), label)
+
+    def keep_picture(self, picture: Picture, label: str) -> Path:
+        """Keep what the machine showed at some time; as :meth:`screenshot`."""
         path = self.directory / f"screenshot-{len(self.screenshots) + 1:02}-{label}.png"
         # PNG by our own hand: QEMU has it since 7.1 only, and only when built with libpng.
-        path.write_bytes(pack_png(self.picture()))
+        path.write_bytes(pack_png(picture))
         self.screenshots.append(path)
         self._tell("screenshot", str(path))
         return path
@@ -293,60 +360,6 @@ class Machine:
                     writes=stats["wr_operations"],
                 )
         raise UsageError(f"machine {self.name} has no disk {index}")
-
-    def wait_for_serial(self, text: str, *, timeout: float) -> str:
-        """Wait until a line on the serial port holds ``text``, and return the line.
-
-        Raises:
-            BootError: not within ``timeout`` seconds, or the machine went off; tells the last
-                lines and where the logs are, and keeps a screenshot.
-        """
-        return self._wait_for_text(self.serial_text, text, "serial line", timeout)
-
-    def wait_for_screen_text(self, text: str, *, timeout: float) -> str:
-        """Wait until a VGA text screen shows ``text``, and return the row; as wait_for_serial."""
-        return self._wait_for_text(self.screen_text, text, "text screen", timeout)
-
-    def wait_for_still_screen(self, *, still_for: float, timeout: float) -> None:
-        """Wait until the guest shows something that has not changed for ``still_for`` seconds.
-
-        Raises:
-            BootError: not within ``timeout`` seconds; keeps a screenshot.
-        """
-        deadline = time.monotonic() + timeout
-        last, since = self.picture(), time.monotonic()
-        while time.monotonic() < deadline:
-            time.sleep(2 * _POLL_PERIOD)
-            self.poll()
-            picture = self.picture()
-            if not self.has_content(picture) or not picture.is_like(last):
-                last, since = picture, time.monotonic()
-            elif time.monotonic() - since >= still_for:
-                return
-        raise self._fail(f"the screen was not still within {timeout:g} s")
-
-    def _wait_for_text(
-        self, read: Callable[[], str], wanted: str, place: str, timeout: float
-    ) -> str:
-        deadline = time.monotonic() + timeout
-        while True:
-            self.poll()
-            line = find_line(read(), wanted)
-            if line is not None:
-                return line
-            if self.is_off:
-                raise self._fail(f"the machine went off without {wanted!r} on its {place}")
-            if time.monotonic() >= deadline:
-                raise self._fail(f"{wanted!r} did not appear on the {place} within {timeout:g} s")
-            time.sleep(_POLL_PERIOD)
-
-    def _fail(self, what: str) -> BootError:
-        picture = self.screenshot("failed")
-        tail = "\n".join(line[:200] for line in self.serial_text().splitlines()[-_LOG_TAIL_LINES:])
-        return BootError(
-            f"machine {self.name}: {what}; its last words on the serial line:\n{tail}",
-            hint=f"look at {picture} and {self.serial_log}",
-        )
 
     # Typing
 
@@ -372,7 +385,7 @@ class Machine:
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 code = self._process.wait(timeout=_STOP_TIMEOUT if error is not None else 0)
-        lines = self.qemu_log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
+        lines = self.qemu_log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         reason = str(error) if code is None else f"QEMU ended with code {code}"
         return ToolError(
             f"machine {self.name}: {reason}" + "".join(f"\n{line}" for line in lines),

@@ -3,7 +3,6 @@
 
 import hashlib
 import os
-import secrets
 import struct
 import subprocess
 import sys
@@ -49,8 +48,8 @@ def make_disk(path: Path, code: bytes, text: str = "", *, size: int = MIB) -> Pa
 
 
 @pytest.fixture
-def token() -> str:
-    return f"token-{secrets.token_hex(8)}"
+def token(vm_token: str) -> str:
+    return vm_token
 
 
 @pytest.fixture
