@@ -19,6 +19,8 @@ test_packages=(
     memtest86+ grub-rescue-pc debian-installer-12-netboot-amd64
     isolinux syslinux-common grub-efi-amd64-bin grub-common
     linux-image-amd64 busybox-static kmod
+    shim-signed grub-efi-amd64-signed sbsigntool openssl
+    qemu-system-arm qemu-efi-aarch64 clang lld
 )
 [ "${1:-}" = test ] && packages+=("${test_packages[@]}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from mediamaker.cli.boot_subject import SubjectKind, open_subject
@@ -21,13 +22,15 @@ from mediamaker.cli.options import (
     size_argument,
 )
 from mediamaker.cli.output import Output
-from mediamaker.errors import ExitCode
+from mediamaker.errors import ExitCode, UsageError
 from mediamaker.units import MIB
 from mediamaker.vm.boot import BootResult, boot_target
 from mediamaker.vm.boot_trace import report_trace
 from mediamaker.vm.disk import Bus
-from mediamaker.vm.firmware import Firmware
+from mediamaker.vm.firmware import Architecture, Firmware, check_firmware
 from mediamaker.vm.machine import MachineEvent
+from mediamaker.vm.refusal import explain_refusal
+from mediamaker.vm.secure_boot import MicrosoftKeys, SecureBootKeys, load_keys
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +55,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Firmware,
         choices=list(Firmware),
-        metavar="bios|uefi",
-        help="what starts the disk: SeaBIOS or OVMF",
+        metavar="|".join(Firmware),
+        help="what starts the disk: SeaBIOS, OVMF, or OVMF with Secure Boot",
+    )
+    parser.add_argument(
+        "--keys",
+        action="append",
+        metavar=f"{'|'.join(MicrosoftKeys)}|PATH",
+        help="whose signatures uefi-secure accepts: Microsoft's keys, or a certificate of your own "
+        "(PEM, DER, or a folder of them); several add up (default: microsoft, which is 2011 and "
+        "2023)",
+    )
+    parser.add_argument(
+        "--arch",
+        type=Architecture,
+        choices=list(Architecture),
+        default=Architecture.X86_64,
+        metavar="|".join(Architecture),
+        help="the processor (default: x86_64)",
     )
     parser.add_argument(
         "--bus",
@@ -98,7 +117,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Boot, say what was seen, and whether it proves anything."""
+    check_firmware(args.firmware, args.arch)
+    keys = _load_keys(args)
     directory = args.screenshot or _state_directory(args.target)
+    hint = None
     with open_subject(args, output) as subject:
         result = boot_target(
             args.target,
@@ -111,14 +133,37 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
             logical_sector_size=subject.sector_size,
             on_event=lambda event: _tell(event, output),
             server=subject.server,
+            architecture=args.arch,
+            keys=keys,
         )
-        if args.trace and subject.server is not None and subject.map_disk is not None:
+        if keys is not None and result.is_refused:
+            with subject.open_bytes() as pread:
+                why = explain_refusal(subject.map_disk(), pread, keys, architecture=args.arch)
+            result = replace(result, words=f"{result.words}; {why.words}")
+            hint = why.hint
+        if args.trace and subject.server is not None:
             report = report_trace(subject.server, subject.map_disk(), result)
             output.event("boot_trace", **report.to_json())
             output.result(report.show())
-    output.event("boot", **_to_json(result), booted=subject.kind.value, plan_id=subject.plan_id)
+    output.event(
+        "boot", **_to_json(result), booted=subject.kind.value, plan_id=subject.plan_id,
+        keys=None if keys is None else keys.name, hint=hint,
+    )  # fmt: skip
     output.result(_show(result, has_expectation=args.expect is not None))
+    if hint is not None:
+        output.result(f"hint: {hint}")
     return ExitCode.DONE if result.proven else ExitCode.BOOT_NOT_PROVEN
+
+
+def _load_keys(args: argparse.Namespace) -> SecureBootKeys | None:
+    if args.firmware is Firmware.UEFI_SECURE:
+        return load_keys(args.keys or [MicrosoftKeys.BOTH])
+    if args.keys:
+        raise UsageError(
+            f"--keys: {args.firmware.value} starts whatever it finds",
+            hint="add --firmware uefi-secure",
+        )
+    return None
 
 
 def _tell(event: MachineEvent, output: Output) -> None:
@@ -136,7 +181,8 @@ def _state_directory(target: Path) -> Path:
 
 
 def _show(result: BootResult, *, has_expectation: bool) -> str:
-    lines = [f"{result.firmware.value} from {result.bus.value}: {result.words}"]
+    processor = "" if result.architecture is Architecture.X86_64 else " on aarch64"
+    lines = [f"{result.firmware.value}{processor} from {result.bus.value}: {result.words}"]
     lines += [f"screenshot  {path}" for path in result.screenshots]
     lines.append(f"serial log  {result.serial_log}")
     if not has_expectation:
@@ -150,6 +196,8 @@ def _to_json(result: BootResult) -> dict[str, object]:
         "words": result.words,
         "matched_line": result.matched_line,
         "firmware": result.firmware.value,
+        "architecture": result.architecture.value,
+        "refused_by_secure_boot": result.is_refused,
         "bus": result.bus.value,
         "seconds": round(result.seconds, 3),
         "bytes_read": result.bytes_read,

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one field of a PE file that says which processor it is for.
+"""What a PE file says of itself: which processor it is for, and its signatures.
 
 Reference: Microsoft, "PE Format" (learn.microsoft.com/windows/win32/debug/pe-format):
-3.1 MS-DOS stub, 3.2 signature, 3.3 COFF file header.
+3.1 MS-DOS stub, 3.2 signature, 3.3 COFF file header, 3.4 optional header with its data
+directories, "The attribute certificate table". UEFI 2.10, 32.2.2: only revision 2.0, type
+PKCS#7 signed data counts.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from mediamaker.errors import FormatError
 from mediamaker.formats.record import parse_record, raw, record, u16, u32
@@ -53,3 +57,79 @@ def parse_pe_machine(data: bytes, *, what: str) -> int:
             f"{what}: not a UEFI program: expected b'PE\\0\\0', got {header.signature!r}"
         )
     return header.machine
+
+
+_OPTIONAL_MAGIC_PE32, _OPTIONAL_MAGIC_PE32_PLUS = 0x10B, 0x20B
+_SECURITY_DIRECTORY_OFFSETS = {_OPTIONAL_MAGIC_PE32: 0x80, _OPTIONAL_MAGIC_PE32_PLUS: 0x90}
+"""Of entry 4 in the optional header: the only directory that has a file offset, no RVA."""
+_CERTIFICATE_TYPE_PKCS7 = 0x0002
+
+
+@record(size=2)
+class _OptionalMagic:
+    magic: int = u16(0x00, "Magic")
+
+
+@record(size=8)
+class _DataDirectory:
+    offset: int = u32(0x00, "VirtualAddress")
+    directory_size: int = u32(0x04, "Size")
+
+
+@record(size=8)
+class _Certificate:
+    certificate_size: int = u32(0x00, "dwLength")
+    revision: int = u16(0x04, "wRevision")
+    certificate_type: int = u16(0x06, "wCertificateType")
+
+
+def parse_certificate_range(data: bytes, *, what: str) -> tuple[int, int]:
+    """Start and size of the attribute certificate table in a whole program; (0, 0) without one.
+
+    Raises:
+        FormatError: it is no program, or its table ends behind it.
+    """
+    offset = parse_pe_offset(data[:DOS_HEADER_SIZE], what=what)
+    parse_pe_machine(data[offset : offset + PE_HEADER_SIZE], what=what)
+    optional = offset + PE_HEADER_SIZE
+    magic = parse_record(_OptionalMagic, data[optional : optional + 2], what=what).magic
+    if magic not in _SECURITY_DIRECTORY_OFFSETS:
+        raise FormatError(f"{what}: optional header with the magic {magic:#x}, not 0x10b or 0x20b")
+    entry = optional + _SECURITY_DIRECTORY_OFFSETS[magic]
+    directory = parse_record(_DataDirectory, data[entry : entry + 8], what=what)
+    if not directory.offset or not directory.directory_size:
+        return 0, 0
+    if directory.offset + directory.directory_size > len(data):
+        raise FormatError(
+            f"{what}: its signatures are to end at "
+            f"{directory.offset + directory.directory_size:#x}, the file ends at {len(data):#x}"
+        )
+    return directory.offset, directory.directory_size
+
+
+def parse_signatures(data: bytes, *, what: str) -> Iterator[bytes]:
+    """Each PKCS#7 signature of a whole program, as DER, without the zeros that may follow it.
+
+    Raises:
+        FormatError: it is no program, or the table of its signatures is broken.
+    """
+    start, size = parse_certificate_range(data, what=what)
+    position, end = start, start + size
+    while position + 8 <= end:
+        header = parse_record(_Certificate, data[position : position + 8], what=what)
+        if header.certificate_size < 8 or position + header.certificate_size > end:
+            raise FormatError(
+                f"{what}: a signature at {position:#x} of {header.certificate_size} bytes, in a "
+                f"table that ends at {end:#x}"
+            )
+        if header.certificate_type == _CERTIFICATE_TYPE_PKCS7:
+            yield _trim_der(data[position + 8 : position + header.certificate_size])
+        position += (header.certificate_size + 7) & ~7
+
+
+def _trim_der(data: bytes) -> bytes:
+    """One DER value with a length of two or three bytes, as every signature has (X.690, 8.1.3)."""
+    if data[:1] == b"\x30" and data[1:2] in (b"\x82", b"\x83"):
+        length_size = data[1] & 0x7F
+        return data[: 2 + length_size + int.from_bytes(data[2 : 2 + length_size])]
+    return data

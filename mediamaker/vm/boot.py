@@ -17,19 +17,29 @@ from pathlib import Path
 from mediamaker.errors import UsageError
 from mediamaker.units import MIB, format_size
 from mediamaker.vm.disk import Bus, Disk
-from mediamaker.vm.firmware import Firmware
+from mediamaker.vm.firmware import Architecture, Firmware
 from mediamaker.vm.machine import Machine, MachineEvent
 from mediamaker.vm.nbd import NbdServer
 from mediamaker.vm.screen import find_line
+from mediamaker.vm.secure_boot import SecureBootKeys
 
 _POLL_PERIOD = 1.0
 _MANY_RESETS = 3
+SECURE_BOOT_REFUSED = "Secure Boot refused the loader"
 # Each is how a line starts in which firmware or a boot loader gives up. What follows needs a
 # person, so waiting any longer is of no use. The banner of the UEFI shell is not among them, only
 # its prompt: a startup.nsh on the disk may go on.
 _FAILURES = tuple(
     (meaning, re.compile(rf"^[ \t]*(?:{pattern}).*", re.IGNORECASE | re.MULTILINE))
     for meaning, pattern in (
+        (
+            SECURE_BOOT_REFUSED,
+            # Not the firmware's own shell, which it then tries: that is never signed.
+            (
+                r'BdsDxe: failed to (?:load|start) Boot[0-9A-F]{4} "(?!EFI Internal Shell")'
+                r".*: (?:Access Denied|Security Violation)"
+            ),
+        ),
         ("the firmware found nothing to start", r"(?:BdsDxe: )?No bootable (?:device|option)"),
         ("the firmware could not start the disk", r"Boot failed\b"),
         ("the firmware found no loader and opened its shell", r"Shell>"),
@@ -61,6 +71,9 @@ class BootResult:
     screenshots: tuple[Path, ...]
     serial_log: Path
     directory: Path
+    architecture: Architecture = Architecture.X86_64
+    is_refused: bool = False
+    """The firmware said that Secure Boot does not let the loader start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +83,7 @@ class _Sight:
     proven: bool
     words: str
     line: str | None = None
+    is_refused: bool = False
 
 
 def boot_target(
@@ -87,6 +101,8 @@ def boot_target(
     logical_sector_size: int = 512,
     on_event: Callable[[MachineEvent], None] | None = None,
     server: NbdServer | None = None,
+    architecture: Architecture = Architecture.X86_64,
+    keys: SecureBootKeys | None = None,
 ) -> BootResult:
     """Start the bytes at ``path`` and watch until ``expect`` is seen, or nothing is left to see.
 
@@ -94,7 +110,7 @@ def boot_target(
     target is never written. The watch ends when ``expect`` appears; at a line in which firmware
     or a loader gives up; when the machine goes off or resets time and again; without ``expect``
     when the screen has been still and the disk idle for ``still_for`` seconds; and after
-    ``timeout`` seconds. A screenshot is taken at the end.
+    ``timeout`` seconds. A screenshot is taken at the end. ``keys`` are for UEFI_SECURE.
 
     Raises:
         TargetRefusedError: the target can't be read.
@@ -111,6 +127,8 @@ def boot_target(
         directory=directory,
         memory_size=memory_size,
         cpus=cpus,
+        architecture=architecture,
+        keys=keys,
         on_event=on_event,
     ) as machine:
         sight = _watch(machine, expect, timeout=timeout, still_for=still_for)
@@ -134,6 +152,8 @@ def boot_target(
             screenshots=tuple(machine.screenshots),
             serial_log=machine.serial_log,
             directory=machine.directory,
+            architecture=architecture,
+            is_refused=sight.is_refused,
         )
 
 
@@ -176,7 +196,8 @@ def _judge(machine: Machine, expect: str | None) -> _Sight | None:
             match = pattern.search(text)
             if match is not None:
                 words = f"not proven: {meaning}: {place} says {match[0].strip()!r}"
-                return _Sight(proven=False, words=words)
+                is_refused = meaning == SECURE_BOOT_REFUSED
+                return _Sight(proven=False, words=words, is_refused=is_refused)
     if machine.is_off:
         return _Sight(proven=False, words="not proven: the guest switched itself off")
     if machine.reset_count >= _MANY_RESETS:

@@ -35,7 +35,7 @@ from mediamaker.errors import BootError, ToolError, UsageError
 from mediamaker.units import MIB
 from mediamaker.vm.command import pack_command
 from mediamaker.vm.disk import Disk, open_disk
-from mediamaker.vm.firmware import Firmware
+from mediamaker.vm.firmware import Architecture, Firmware, check_firmware
 from mediamaker.vm.keys import find_chord
 from mediamaker.vm.qmp import QmpClosedError, QmpConnection
 from mediamaker.vm.screen import (
@@ -48,6 +48,7 @@ from mediamaker.vm.screen import (
     parse_serial,
     parse_text_screen,
 )
+from mediamaker.vm.secure_boot import MicrosoftKeys, SecureBootKeys, load_keys
 
 _POLL_PERIOD = 0.25
 _START_TIMEOUT = 60.0
@@ -81,11 +82,13 @@ class Machine:
     Args:
         label: first part of the machine's name, which a random part makes unique.
         disks: in boot order.
-        firmware: BIOS or UEFI.
+        firmware: BIOS, UEFI, or UEFI with Secure Boot.
         directory: where the machine makes the directory of its own, by its name.
         memory_size: bytes.
         cpus: number of processors.
         extra_arguments: QEMU arguments put at the end.
+        architecture: of the processor.
+        keys: what Secure Boot starts with (default: Microsoft's of both generations).
         on_event: called with each MachineEvent, in the calling thread.
     """
 
@@ -99,12 +102,17 @@ class Machine:
         memory_size: int = 512 * MIB,
         cpus: int = 1,
         extra_arguments: Sequence[str] = (),
+        architecture: Architecture = Architecture.X86_64,
+        keys: SecureBootKeys | None = None,
         on_event: Callable[[MachineEvent], None] | None = None,
     ) -> None:
         if memory_size < 16 * MIB or memory_size % MIB:
             raise UsageError(f"a machine needs whole MiB of memory, from 16, not {memory_size} B")
         if cpus < 1:
             raise UsageError(f"a machine needs at least one processor, not {cpus}")
+        check_firmware(firmware, architecture)
+        if firmware is Firmware.UEFI_SECURE and keys is None:
+            keys = load_keys([MicrosoftKeys.BOTH])
         self.name = f"{label}-{secrets.token_hex(3)}"
         self.directory = directory / self.name
         self.serial_log = self.directory / "serial.log"
@@ -114,6 +122,8 @@ class Machine:
         self.is_off = False
         self._disks = tuple(disks)
         self._firmware = firmware
+        self._architecture = architecture
+        self._keys = keys
         self._memory_size = memory_size
         self._cpus = cpus
         self._extra_arguments = tuple(extra_arguments)
@@ -182,6 +192,8 @@ class Machine:
                 self.name,
                 opened,
                 firmware=self._firmware,
+                architecture=self._architecture,
+                keys=self._keys,
                 memory_size=self._memory_size,
                 cpus=self._cpus,
                 directory=self.directory,

@@ -41,6 +41,14 @@ _UEFI_LINK = shlex.split(
     "-m i386pep --subsystem 10 -e efi_main --image-base 0 -s --no-insert-timestamp"
 )
 
+# clang has every target in one package, and lld writes PE files itself: binutils 2.40 can't, for
+# aarch64.
+_ARM_COMPILE = shlex.split(
+    "--target=aarch64-unknown-windows -std=c11 -O2 -Wall -Wextra -Werror -ffreestanding"
+    " -fshort-wchar -fno-stack-protector -fno-builtin"
+)
+_ARM_LINK = shlex.split("/nologo /subsystem:efi_application /entry:efi_main /nodefaultlib /Brepro")
+
 _TOKEN_RE = re.compile(rf"[A-Za-z0-9-]{{1,{TOKEN_SIZE_MAX}}}")
 _HEADER = struct.Struct("<II40s")  # length, CRC-32 with itself zero, token
 _CRC_OFFSET = 4
@@ -86,6 +94,21 @@ def build_bootx64(token: str, work_dir: Path) -> bytes:
         ["ld", *_UEFI_LINK, "-T", script, "-o", str(linked), str(compiled)],
         package="binutils",
     )
+    return _patch(linked.read_bytes(), BOOTX64_MAGIC, token)
+
+
+def build_bootaa64(token: str, work_dir: Path) -> bytes:
+    """As :func:`build_bootx64`, from the same source, for aarch64.
+
+    Raises:
+        ToolError: clang or lld is missing or failed.
+        UsageError: a token that can't be.
+    """
+    work_dir.mkdir(parents=True, exist_ok=True)
+    compiled, linked = work_dir / "bootaa64.o", work_dir / "bootaa64.efi"
+    source = str(HERE / "bootx64.c")
+    _run(["clang", *_ARM_COMPILE, "-c", "-o", str(compiled), source], package="clang")
+    _run(["lld-link", *_ARM_LINK, f"/out:{linked}", str(compiled)], package="lld")
     return _patch(linked.read_bytes(), BOOTX64_MAGIC, token)
 
 
