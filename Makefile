@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # The supported commands; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo check test bench real-trees solid-big bootfiles clean
+.PHONY: help setup setup-test demo check test bench real-trees solid-big secure-boot bootfiles clean
 
 PYTHON := .venv/bin/python
 
@@ -42,6 +42,9 @@ real-trees: setup-test ## every wim verb on TREE (/usr), judged by wimlib-imagex
 
 solid-big: setup-test ## create from an ISO with a solid install.wim over 4 GiB, parts judged, booted
 	$(PYTHON) vm-tests/solid_big.py
+
+secure-boot: setup-test ## the whole Secure Boot table, a boot a cell, into docs/secure-boot-table.md
+	$(PYTHON) vm-tests/secure_boot.py
 
 bootfiles: setup ## assemble the boot programs again; their digests go into MANIFEST.toml
 	cd bootfiles && for name in mbr fat32-vbr ntfs-vbr exfat-vbr; do \

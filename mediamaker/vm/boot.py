@@ -25,6 +25,8 @@ from mediamaker.vm.secure_boot import SecureBootKeys
 
 _POLL_PERIOD = 1.0
 _MANY_RESETS = 3
+# Debian's AAVMF 2022.11 reads nothing of them.
+_ARM_DRIVERLESS = (Bus.AHCI, Bus.SD)
 SECURE_BOOT_REFUSED = "Secure Boot refused the loader"
 # Each is how a line starts in which firmware or a boot loader gives up. What follows needs a
 # person, so waiting any longer is of no use. The banner of the UEFI shell is not among them, only
@@ -138,6 +140,8 @@ def boot_target(
         bytes_read = machine.block_stats().bytes_read
         # QEMU does not count what is read from its SD card.
         counted = "" if bus is Bus.SD else f"; {format_size(bytes_read)} were read from the disk"
+        if architecture is Architecture.AARCH64 and bus in _ARM_DRIVERLESS and not sight.proven:
+            counted += f"; firmware for aarch64 often has no driver for {bus.value}, try usb"
         if machine.reset_count:
             counted += f"; the guest reset itself {machine.reset_count} times"
         return BootResult(

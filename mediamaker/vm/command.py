@@ -14,6 +14,8 @@ from mediamaker.vm.disk import Bus, OpenDisk, pack_arguments
 from mediamaker.vm.firmware import Architecture, Firmware, OvmfFiles, check_firmware, find_uefi
 from mediamaker.vm.secure_boot import SecureBootKeys, write_variables
 
+VARIABLES_NAME = "uefi-variables.fd"
+
 _PACKAGES = {
     Architecture.X86_64: "qemu-system-x86 (Fedora: qemu-system-x86-core)",
     Architecture.AARCH64: "qemu-system-arm (Fedora: qemu-system-aarch64-core)",
@@ -102,7 +104,7 @@ def _find_leash() -> list[str]:
 
 
 def _pack_flash(files: OvmfFiles, directory: Path, keys: SecureBootKeys | None) -> list[str]:
-    variables = directory / "uefi-variables.fd"
+    variables = directory / VARIABLES_NAME
     if keys is None:
         shutil.copyfile(files.variables_template, variables)
     else:

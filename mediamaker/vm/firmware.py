@@ -3,8 +3,8 @@
 
 edk2's builds are OVMF for x86_64 and AAVMF for aarch64: pairs of flash images, the code, shared
 and read-only, and a template of the variable store, which every machine gets as a copy of its
-own. Both must come from one build, so the known places are listed as pairs. A build for Secure
-Boot is a list of its own; its template is empty: keys are put in by ``vm/secure_boot.py``.
+own. Both must come from one build, so the known places are listed as pairs. Builds for Secure
+Boot are lists of their own; ``vm/secure_boot.py`` puts keys in place of what their templates have.
 """
 
 from __future__ import annotations
@@ -96,13 +96,12 @@ KNOWN_AAVMF = (
     ),
 )
 
-# ARM's builds have no system management mode: a guest could change its keys, ours has no reason.
-KNOWN_AAVMF_SECURE = (
+# ARM's builds have no system management mode. Their empty store may be nothing but zeros, which
+# the firmware formats when it starts and no tool can write to, so the one with keys is taken.
+KNOWN_AAVMF_SECURE = tuple(
     # Debian and Ubuntu: a build of its own in newer releases, a name for the only one in older.
-    OvmfFiles(
-        Path("/usr/share/AAVMF/AAVMF_CODE.secboot.fd"), Path("/usr/share/AAVMF/AAVMF_VARS.fd")
-    ),
-    OvmfFiles(Path("/usr/share/AAVMF/AAVMF_CODE.ms.fd"), Path("/usr/share/AAVMF/AAVMF_VARS.fd")),
+    OvmfFiles(Path(code), Path("/usr/share/AAVMF/AAVMF_VARS.ms.fd"))
+    for code in ("/usr/share/AAVMF/AAVMF_CODE.secboot.fd", "/usr/share/AAVMF/AAVMF_CODE.ms.fd")
 )
 
 KNOWN_BUILDS: Mapping[tuple[Architecture, Firmware], Sequence[OvmfFiles]] = {

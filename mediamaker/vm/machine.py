@@ -33,7 +33,7 @@ from typing import Any, Self
 
 from mediamaker.errors import BootError, ToolError, UsageError
 from mediamaker.units import MIB
-from mediamaker.vm.command import pack_command
+from mediamaker.vm.command import VARIABLES_NAME, pack_command
 from mediamaker.vm.disk import Disk, open_disk
 from mediamaker.vm.firmware import Architecture, Firmware, check_firmware
 from mediamaker.vm.keys import find_chord
@@ -167,6 +167,8 @@ class Machine:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            # 64 MiB for aarch64, and of no use without the machine.
+            (self.directory / VARIABLES_NAME).unlink(missing_ok=True)
             self._tell("stopped", f"QEMU ended after {self.seconds:.1f} s")
         if qmp is not None:
             qmp.close()

@@ -121,7 +121,7 @@ def _judge(name: str, signatures: Sequence[Signature], keys: SecureBootKeys) -> 
         )
     return Refusal(
         f"{name} is signed by {who}, and trusted: it is revoked (dbx), or the signature is broken",
-        "`sbverify --list` and `sbverify --cert FILE` show the signature",
+        "`sbverify --list` shows the signatures; take the loader from newer media",
     )
 
 

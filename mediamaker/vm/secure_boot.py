@@ -2,7 +2,7 @@
 """Which keys a machine with Secure Boot has: Microsoft's of either generation, or one's own.
 
 The variable store is written by ``virt-fw-vars`` (virt-firmware, by a maintainer of edk2's
-virtual builds), into a copy of the firmware's empty one. That package brings Microsoft's
+virtual builds), into a copy of the firmware's own. That package brings Microsoft's
 certificates too; they are told by their fingerprints, because the names of its files change.
 
 References: UEFI 2.10, 32.3 (PK, KEK, db); Microsoft, "Windows Secure Boot Key Creation and
@@ -106,7 +106,7 @@ def load_keys(words: Sequence[str]) -> SecureBootKeys:
 
 
 def write_variables(template: Path, output: Path, keys: SecureBootKeys) -> None:
-    """Copy the empty variable store ``template`` to ``output``, with ``keys`` and enforcing.
+    """Copy the variable store ``template`` to ``output``, with no keys but ``keys``, enforcing.
 
     The platform key is the first exchange key: no machine of ours changes its keys by it.
 
@@ -125,6 +125,8 @@ def write_variables(template: Path, output: Path, keys: SecureBootKeys) -> None:
 
         command = [sys.executable, "-m", "virt.firmware.vars", "--loglevel", "warning"]
         command += ["--input", str(template), "--output", str(output), "--sb"]
+        for variable in ("PK", "KEK", "db", "dbx"):
+            command += ["--delete", variable]
         command += entry("--set-pk", keys.exchange_keys[0])
         for der in keys.exchange_keys:
             command += entry("--add-kek", der)

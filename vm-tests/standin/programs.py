@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 BOOTMGR_MAGIC = b"MEDIAMAKER-BIOS!"
 BOOTX64_MAGIC = b"MEDIAMAKER-UEFI!"
 LOADER_MAGIC = b"MEDIAMAKER-LOAD!"
+TOKEN_MAGIC = b"MEDIAMAKER-TOKN!"
 TOKEN_SIZE_MAX = 32
 """Keeps the UEFI verdict under 80 columns, where the firmware's serial console breaks lines."""
 
@@ -83,18 +84,7 @@ def build_bootx64(token: str, work_dir: Path) -> bytes:
         ToolError: gcc or ld is missing or failed.
         UsageError: a token that can't be.
     """
-    work_dir.mkdir(parents=True, exist_ok=True)
-    compiled, linked = work_dir / "bootx64.o", work_dir / "bootx64.efi"
-    _run(
-        ["gcc", *_UEFI_COMPILE, "-std=c11", "-c", "-o", str(compiled), str(HERE / "bootx64.c")],
-        package="gcc",
-    )
-    script = str(HERE / "bootx64.ld")
-    _run(
-        ["ld", *_UEFI_LINK, "-T", script, "-o", str(linked), str(compiled)],
-        package="binutils",
-    )
-    return _patch(linked.read_bytes(), BOOTX64_MAGIC, token)
+    return _patch(_build_x64("bootx64", work_dir), BOOTX64_MAGIC, token)
 
 
 def build_bootaa64(token: str, work_dir: Path) -> bytes:
@@ -104,12 +94,36 @@ def build_bootaa64(token: str, work_dir: Path) -> bytes:
         ToolError: clang or lld is missing or failed.
         UsageError: a token that can't be.
     """
+    return _patch(_build_arm("bootx64", work_dir), BOOTX64_MAGIC, token)
+
+
+def build_token_program(token: str, work_dir: Path, *, is_arm: bool = False) -> bytes:
+    """A UEFI application that says ``token`` and reads nothing: one that may be signed.
+
+    Raises:
+        ToolError: a compiler is missing or failed.
+        UsageError: a token that can't be.
+    """
+    build = _build_arm if is_arm else _build_x64
+    return _patch(build("token", work_dir), TOKEN_MAGIC, token)
+
+
+def _build_x64(name: str, work_dir: Path) -> bytes:
     work_dir.mkdir(parents=True, exist_ok=True)
-    compiled, linked = work_dir / "bootaa64.o", work_dir / "bootaa64.efi"
-    source = str(HERE / "bootx64.c")
+    compiled, linked = work_dir / f"{name}.o", work_dir / f"{name}.efi"
+    source, script = str(HERE / f"{name}.c"), str(HERE / "bootx64.ld")
+    _run(["gcc", *_UEFI_COMPILE, "-std=c11", "-c", "-o", str(compiled), source], package="gcc")
+    _run(["ld", *_UEFI_LINK, "-T", script, "-o", str(linked), str(compiled)], package="binutils")
+    return linked.read_bytes()
+
+
+def _build_arm(name: str, work_dir: Path) -> bytes:
+    work_dir.mkdir(parents=True, exist_ok=True)
+    compiled, linked = work_dir / f"{name}-arm.o", work_dir / f"{name}-arm.efi"
+    source = str(HERE / f"{name}.c")
     _run(["clang", *_ARM_COMPILE, "-c", "-o", str(compiled), source], package="clang")
     _run(["lld-link", *_ARM_LINK, f"/out:{linked}", str(compiled)], package="lld")
-    return _patch(linked.read_bytes(), BOOTX64_MAGIC, token)
+    return linked.read_bytes()
 
 
 def build_loader(frame: bytes, token: str) -> bytes:
