@@ -235,8 +235,8 @@ def _show_document(tables: list[str], started: datetime.datetime, ended: datetim
     lines = [
         "# Secure Boot: what starts under which keys",
         "",
-        f"Made by `make secure-boot` on {started:%Y-%m-%d %H:%M} UTC in {seconds:.0f} s; not edited.",
-        "Each cell is one boot.",
+        f"Made by `make secure-boot` on {started:%Y-%m-%d %H:%M} UTC in {seconds:.0f} s.",
+        "Each cell is one boot; nothing here is typed by hand.",
         "",
         "- *starts*: the token of this run appeared, which only the started program says: for shim",
         "  it is GRUB, two signatures later.",
