@@ -9,6 +9,7 @@ PKCS#7 signed data counts.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 from mediamaker.errors import FormatError
@@ -65,9 +66,23 @@ _SECURITY_DIRECTORY_OFFSETS = {_OPTIONAL_MAGIC_PE32: 0x80, _OPTIONAL_MAGIC_PE32_
 _CERTIFICATE_TYPE_PKCS7 = 0x0002
 
 
-@record(size=2)
-class _OptionalMagic:
+@record(size=PE_HEADER_SIZE)
+class _CoffHeader:
+    section_count: int = u16(0x06, "NumberOfSections")
+    optional_size: int = u16(0x14, "SizeOfOptionalHeader")
+
+
+@record(size=68)
+class _OptionalHeader:
     magic: int = u16(0x00, "Magic")
+    headers_size: int = u32(0x3C, "SizeOfHeaders")
+    checksum: int = u32(0x40, "CheckSum")
+
+
+@record(size=40)
+class _Section:
+    raw_size: int = u32(0x10, "SizeOfRawData")
+    raw_offset: int = u32(0x14, "PointerToRawData")
 
 
 @record(size=8)
@@ -89,13 +104,7 @@ def parse_certificate_range(data: bytes, *, what: str) -> tuple[int, int]:
     Raises:
         FormatError: it is no program, or its table ends behind it.
     """
-    offset = parse_pe_offset(data[:DOS_HEADER_SIZE], what=what)
-    parse_pe_machine(data[offset : offset + PE_HEADER_SIZE], what=what)
-    optional = offset + PE_HEADER_SIZE
-    magic = parse_record(_OptionalMagic, data[optional : optional + 2], what=what).magic
-    if magic not in _SECURITY_DIRECTORY_OFFSETS:
-        raise FormatError(f"{what}: optional header with the magic {magic:#x}, not 0x10b or 0x20b")
-    entry = optional + _SECURITY_DIRECTORY_OFFSETS[magic]
+    _, entry = _find_optional(data, what=what)
     directory = parse_record(_DataDirectory, data[entry : entry + 8], what=what)
     if not directory.offset or not directory.directory_size:
         return 0, 0
@@ -105,6 +114,56 @@ def parse_certificate_range(data: bytes, *, what: str) -> tuple[int, int]:
             f"{directory.offset + directory.directory_size:#x}, the file ends at {len(data):#x}"
         )
     return directory.offset, directory.directory_size
+
+
+def measure_digest(data: bytes, algorithm: str, *, what: str) -> bytes:
+    """The Authenticode digest of a whole program, which its signatures sign.
+
+    Everything counts but the checksum, the signatures and where they are, and gaps between
+    sections (Microsoft, "Windows Authenticode Portable Executable Signature Format",
+    "Calculating the PE image hash").
+
+    Raises:
+        FormatError: it is no program, or its sections overlap.
+    """
+    optional, entry = _find_optional(data, what=what)
+    header = parse_record(_OptionalHeader, data[optional : optional + 68], what=what)
+    signatures_start, _ = parse_certificate_range(data, what=what)
+    checksum = optional + 0x40
+    ranges = [(0, checksum), (checksum + 4, entry), (entry + 8, header.headers_size)]
+    sections = sorted(_parse_sections(data, what=what))
+    ranges += sections
+    # What follows the last section: debug data, or padding in front of the signatures.
+    end = sections[-1][1] if sections else header.headers_size
+    ranges.append((end, signatures_start or len(data)))
+    if sum(max(0, end - start) for start, end in ranges) > len(data):
+        raise FormatError(f"{what}: its sections overlap: more than its {len(data)} bytes")
+    digest = hashlib.new(algorithm)
+    for start, end in ranges:
+        digest.update(data[start:end])
+    return digest.digest()
+
+
+def _find_optional(data: bytes, *, what: str) -> tuple[int, int]:
+    """Where the optional header and, in it, the entry of the signatures lie."""
+    offset = parse_pe_offset(data[:DOS_HEADER_SIZE], what=what)
+    parse_pe_machine(data[offset : offset + PE_HEADER_SIZE], what=what)
+    optional = offset + PE_HEADER_SIZE
+    magic = parse_record(_OptionalHeader, data[optional : optional + 68], what=what).magic
+    if magic not in _SECURITY_DIRECTORY_OFFSETS:
+        raise FormatError(f"{what}: optional header with the magic {magic:#x}, not 0x10b or 0x20b")
+    return optional, optional + _SECURITY_DIRECTORY_OFFSETS[magic]
+
+
+def _parse_sections(data: bytes, *, what: str) -> Iterator[tuple[int, int]]:
+    """Start and end in the file of each section that has bytes there."""
+    offset = parse_pe_offset(data[:DOS_HEADER_SIZE], what=what)
+    coff = parse_record(_CoffHeader, data[offset : offset + PE_HEADER_SIZE], what=what)
+    table = offset + PE_HEADER_SIZE + coff.optional_size
+    for start in range(table, table + 40 * coff.section_count, 40):
+        section = parse_record(_Section, data[start : start + 40], what=what)
+        if section.raw_size:
+            yield section.raw_offset, section.raw_offset + section.raw_size
 
 
 def parse_signatures(data: bytes, *, what: str) -> Iterator[bytes]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mediamaker.errors import FormatError
-from mediamaker.formats.pe import parse_signatures
+from mediamaker.formats.pe import measure_digest, parse_signatures
 from mediamaker.sources.disk_map import DiskMap, volume_pread
 from mediamaker.sources.file_map import Kind, PRead
 from mediamaker.units import MIB
@@ -61,6 +61,7 @@ def read_signatures(program: bytes, keys: SecureBootKeys, *, what: str) -> tuple
     """
     pkcs7 = importlib.import_module("cryptography.hazmat.primitives.serialization.pkcs7")
     trusted = [load_certificate(der) for der in keys.signature_db]
+    digests = [measure_digest(program, algorithm, what=what) for algorithm in _DIGESTS]
     found = []
     for blob in parse_signatures(program, what=what):
         try:
@@ -77,7 +78,7 @@ def read_signatures(program: bytes, keys: SecureBootKeys, *, what: str) -> tuple
                 common_name(signer),
                 common_name(signer, of_issuer=True),
                 any(_is_trusted(item, trusted) for item in chain),
-                any(digest in blob for digest in _measure_digests(program)),
+                any(digest in blob for digest in digests),
             )
         )
     return tuple(found)
@@ -140,13 +141,3 @@ def _is_trusted(certificate: Certificate, trusted: Sequence[Certificate]) -> boo
             continue
         return True
     return False
-
-
-def _measure_digests(program: bytes) -> list[bytes]:
-    """The digests of ``program`` that a signature may hold."""
-    pefile, pesign = (importlib.import_module(name) for name in ("pefile", "virt.peutils.pesign"))
-    try:
-        parsed = pefile.PE(data=program, fast_load=True)
-        return [pesign.pe_authenticode_hash(parsed, method) for method in _DIGESTS]
-    except pefile.PEFormatError as error:
-        raise FormatError(f"not a program: {error}") from error
