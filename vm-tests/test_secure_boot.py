@@ -4,9 +4,12 @@
 The 4 x 4 cells of the table; ``make secure-boot`` boots all of it (secure_boot.py).
 """
 
+import json
 import subprocess
 from dataclasses import replace
+from importlib import resources
 
+import jsonschema
 import pytest
 from command import mediamaker
 from secure_boot import KEY_SETS, SHIM, Bench, boot, check_cell, check_starts, signers
@@ -65,6 +68,19 @@ def test_shim_is_what_the_rows_say(rows, tmp_path):
         ]
         assert len(signers(loader)) == len(issuers)
     assert loader.read_bytes() != SHIM.read_bytes()
+
+
+def test_a_trace_of_a_refusal(rows, out_dir):
+    options = ("--firmware", "uefi-secure", "--trace")
+    finished = boot(rows["unsigned"], out_dir, *options)
+    found = finished.events[-2]
+    assert (finished.exit_code, found["event"]) == (7, "boot_trace")
+    assert found["verdict"] == "secure-boot-refused-loader"
+    assert any(r"\efi\boot\bootx64.efi" in known for known in found["known"])
+    assert finished.last["keys"] == "microsoft"
+    schema = (resources.files("mediamaker") / "schemas" / "events.schema.json").read_text()
+    for event in finished.events:
+        jsonschema.validate(event, json.loads(schema))
 
 
 def test_no_loader_is_no_refusal(bench, tmp_path, out_dir):

@@ -61,6 +61,7 @@ def report_trace(server: NbdServer, disk_map: DiskMap, result: BootResult) -> Tr
         server.content.read,
         is_uefi=result.firmware is not Firmware.BIOS,
         architecture=result.architecture.program_kind,
+        is_refused=result.is_refused,
     )
     json_path = result.directory / JSON_NAME
     picture_path = result.directory / PICTURE_NAME
