@@ -81,6 +81,11 @@ class Bench:
         altered = flip_letter(both, _SHIM_TEXT)
         yield self._shim_row("shim, altered", altered, reason="was changed after it was signed")
 
+    def altered_grub_row(self) -> Row:
+        """A sound shim, which itself refuses what it finds."""
+        grub = flip_letter(GRUB.read_bytes(), b"Welcome to GRUB")
+        return self._shim_row("shim, GRUB altered", SHIM.read_bytes(), grub=grub)
+
     def own_rows(self, *, is_arm: bool = False) -> Iterator[Row]:
         """The token program: signed, unsigned, altered."""
         prefix = "arm-" if is_arm else ""
@@ -115,13 +120,18 @@ class Bench:
         return path.read_bytes()
 
     def _shim_row(
-        self, name: str, shim: bytes, *starts_with: str, reason: str = "the machine trusts"
+        self,
+        name: str,
+        shim: bytes,
+        *starts_with: str,
+        reason: str = "the machine trusts",
+        grub: bytes | None = None,
     ) -> Row:
         token = new_token()
         script = f"serial\nterminal_output serial\necho {_GRUB_SAYS}{token}\nsleep 600\n"
         files = {
             "efi/boot/bootx64.efi": shim,
-            "efi/boot/grubx64.efi": GRUB.read_bytes(),
+            "efi/boot/grubx64.efi": grub or GRUB.read_bytes(),
             "efi/debian/grub.cfg": script.encode(),
         }
         stick = self._make_stick(self.folder / name, files)

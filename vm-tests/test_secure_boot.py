@@ -51,6 +51,15 @@ def test_keys_add_up(bench, rows, out_dir):
     check_starts(rows["own key"], out_dir, *options, bench.own_certificate)
 
 
+def test_shim_refuses_an_altered_grub(bench, out_dir):
+    finished = boot(bench.altered_grub_row(), out_dir, "--firmware", "uefi-secure")
+    assert finished.exit_code == 7
+    assert "shim refused what it was to start" in finished.last["words"], finished.last
+    assert "Security Violation" in finished.last["words"]
+    assert finished.last["refused_by_secure_boot"] is False, "the firmware started shim"
+    assert finished.last["seconds"] < 200
+
+
 def test_shim_is_what_the_rows_say(rows, tmp_path):
     """sbverify lists the issuers; it takes any certificate for --cert, so it is not asked that."""
     for name, issuers in (

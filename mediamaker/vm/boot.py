@@ -55,6 +55,9 @@ _FAILURES = tuple(
         ("Windows Boot Manager reports an error", r"Status: 0x[0-9a-f]{8}"),
         ("the kernel panicked", r"(?:\[[ 0-9.]+\] )?Kernel panic - not syncing"),
     )
+) + (
+    # In the middle of a box that it draws.
+    ("shim refused what it was to start", re.compile(r"Verification failed: \(0x1A\)[ A-Za-z]*")),
 )
 
 
