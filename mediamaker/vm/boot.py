@@ -55,8 +55,9 @@ _FAILURES = tuple(
         ("Windows Boot Manager reports an error", r"Status: 0x[0-9a-f]{8}"),
         ("the kernel panicked", r"(?:\[[ 0-9.]+\] )?Kernel panic - not syncing"),
     )
-) + (
-    # In the middle of a box that it draws.
+)
+# The same in the middle of a line: shim draws a box around it.
+_BOXED_FAILURES = (
     ("shim refused what it was to start", re.compile(r"Verification failed: \(0x1A\)[ A-Za-z]*")),
 )
 
@@ -199,7 +200,7 @@ def _judge(machine: Machine, expect: str | None) -> _Sight | None:
             if line is not None:
                 return _Sight(proven=True, words=f"proven: {place} says {line!r}", line=line)
     for place, text in places:
-        for meaning, pattern in _FAILURES:
+        for meaning, pattern in (*_FAILURES, *_BOXED_FAILURES):
             match = pattern.search(text)
             if match is not None:
                 words = f"not proven: {meaning}: {place} says {match[0].strip()!r}"
