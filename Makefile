@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # The supported commands; `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test demo check test bench real-trees solid-big faults bootfiles clean
+.PHONY: help setup setup-test demo check test bench real-trees solid-big faults secure-boot bootfiles clean
 
 PYTHON := .venv/bin/python
 
@@ -47,6 +47,9 @@ FAULTS :=
 
 faults: setup-test ## every fault done to every verb, again and again (hours; FAULTS="--only REGEX --keep")
 	$(PYTHON) vm-tests/faults/run.py --page docs/faults.md $(FAULTS)
+
+secure-boot: setup-test ## the whole Secure Boot table, a boot a cell, into docs/secure-boot-table.md
+	$(PYTHON) vm-tests/secure_boot.py
 
 bootfiles: setup ## assemble the boot programs again; their digests go into MANIFEST.toml
 	cd bootfiles && for name in mbr fat32-vbr ntfs-vbr exfat-vbr accel-probe; do \

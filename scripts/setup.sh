@@ -21,6 +21,8 @@ test_packages=(
     isolinux syslinux-common grub-efi-amd64-bin grub-common
     linux-image-amd64 busybox-static kmod
     chromium xvfb x11-utils xdotool qemu-system-gui
+    shim-signed grub-efi-amd64-signed sbsigntool openssl
+    qemu-system-arm qemu-efi-aarch64 clang lld
 )
 [ "${1:-}" = test ] && packages+=("${test_packages[@]}")
 

@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from mediamaker.cli.boot_subject import Subject, SubjectKind, open_subject
@@ -29,10 +30,13 @@ from mediamaker.vm.accel import Accelerator
 from mediamaker.vm.accel_probe import choose_accelerator
 from mediamaker.vm.boot import BootResult, boot_target
 from mediamaker.vm.boot_trace import report_trace
+from mediamaker.vm.command import qemu_name
 from mediamaker.vm.disk import Bus, Disk
-from mediamaker.vm.firmware import Firmware
+from mediamaker.vm.firmware import Architecture, Firmware, check_firmware
 from mediamaker.vm.interactive import boot_interactively, open_display
 from mediamaker.vm.machine import Machine, MachineEvent
+from mediamaker.vm.refusal import explain_refusal
+from mediamaker.vm.secure_boot import MicrosoftKeys, SecureBootKeys, load_keys
 
 DEFAULT_TIMEOUT = 120.0
 
@@ -89,8 +93,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=Firmware,
         choices=list(Firmware),
-        metavar="bios|uefi",
-        help="what starts the disk: SeaBIOS or OVMF",
+        metavar="|".join(Firmware),
+        help="what starts the disk: SeaBIOS, OVMF, or OVMF with Secure Boot",
+    )
+    parser.add_argument(
+        "--keys",
+        action="append",
+        metavar=f"{'|'.join(MicrosoftKeys)}|PATH",
+        help="whose signatures uefi-secure accepts: Microsoft's keys, or a certificate of your own "
+        "(PEM, DER, or a folder of them); several add up (default: microsoft, which is 2011 and "
+        "2023)",
+    )
+    parser.add_argument(
+        "--arch",
+        type=Architecture,
+        choices=list(Architecture),
+        default=Architecture.X86_64,
+        metavar="|".join(Architecture),
+        help="the processor (default: x86_64)",
     )
     parser.add_argument(
         "--bus",
@@ -131,15 +151,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, output: Output) -> ExitCode:
     """Boot, say what was seen, and whether it proves anything."""
-    directory = args.screenshot or state_directory("boot", args.target)
+    check_firmware(args.firmware, args.arch)
     if args.interactive and args.json and args.timeout is None:
         raise UsageError(
             "--interactive --json: a script can't end it", hint="give a --timeout as well"
         )
+    keys = _load_keys(args)
+    directory = args.screenshot or state_directory("boot", args.target)
     accelerator = find_accelerator(args, output)
+    hint = None
     with open_subject(args, output) as subject:
         if args.interactive:
-            result = _boot_interactively(args, output, subject, directory, accelerator)
+            result = _boot_interactively(args, output, subject, directory, accelerator, keys)
         else:
             result = boot_target(
                 args.target,
@@ -153,35 +176,68 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
                 on_event=lambda event: tell_event(event, output),
                 server=subject.server,
                 accelerator=accelerator,
+                architecture=args.arch,
+                keys=keys,
             )
-        if args.trace and subject.server is not None and subject.map_disk is not None:
+        if keys is not None and result.is_refused:
+            with subject.open_bytes() as pread:
+                why = explain_refusal(subject.map_disk(), pread, keys, architecture=args.arch)
+            result = replace(result, words=f"{result.words}; {why.words}")
+            hint = why.hint
+        if args.trace and subject.server is not None:
             report = report_trace(subject.server, subject.map_disk(), result)
             output.event("boot_trace", **report.to_json())
             output.result(report.show())
     output.event(
-        "boot", **result_to_json(result), booted=subject.kind.value, plan_id=subject.plan_id
-    )
+        "boot", **result_to_json(result), booted=subject.kind.value, plan_id=subject.plan_id,
+        keys=None if keys is None else keys.name, hint=hint,
+    )  # fmt: skip
     output.result(_show(result, has_expectation=args.expect is not None))
+    if hint is not None:
+        output.result(f"hint: {hint}")
     return ExitCode.DONE if result.proven else ExitCode.BOOT_NOT_PROVEN
 
 
+def _load_keys(args: argparse.Namespace) -> SecureBootKeys | None:
+    if args.firmware is Firmware.UEFI_SECURE:
+        return load_keys(args.keys or [MicrosoftKeys.BOTH])
+    if args.keys:
+        raise UsageError(
+            f"--keys: {args.firmware.value} starts whatever it finds",
+            hint="add --firmware uefi-secure",
+        )
+    return None
+
+
 def find_accelerator(args: argparse.Namespace, output: Output) -> Accelerator:
-    """What ``--accel`` says; what a probe has found is told."""
+    """What ``--accel`` says; what a probe has found is told.
+
+    Raises:
+        UsageError: KVM for a processor of another kind.
+    """
+    architecture: Architecture = getattr(args, "arch", Architecture.X86_64)
+    if args.accel == Accelerator.KVM and architecture is not Architecture.X86_64:
+        raise UsageError(
+            f"--accel kvm: machines of {architecture.value} are always emulated here",
+            hint="leave out --accel",
+        )
     if args.accel != "auto":
         return Accelerator(args.accel)
-    choice = choose_accelerator()
+    choice = choose_accelerator(qemu_name(architecture))
     output.note(f"  accelerator: {choice.accelerator.value}: {choice.words}")
     return choice.accelerator
 
 
-def _boot_interactively(
+def _boot_interactively(  # noqa: PLR0917 - one caller
     args: argparse.Namespace,
     output: Output,
     subject: Subject,
     directory: Path,
     accelerator: Accelerator,
+    keys: SecureBootKeys | None,
 ) -> BootResult:
-    with open_display(os.environ, has_terminal=sys.stdin.isatty()) as display:
+    qemu = qemu_name(args.arch)
+    with open_display(os.environ, qemu=qemu, has_terminal=sys.stdin.isatty()) as display:
         output.note(f"  {display.words}")
         return boot_interactively(
             Disk(
@@ -196,6 +252,8 @@ def _boot_interactively(
                 firmware=args.firmware,
                 directory=directory,
                 memory_size=args.memory,
+                architecture=args.arch,
+                keys=keys,
                 on_event=lambda event: tell_event(event, output),
                 accelerator=accelerator,
                 display=display.value,
@@ -221,7 +279,8 @@ def state_directory(kind: str, target: Path) -> Path:
 
 
 def _show(result: BootResult, *, has_expectation: bool) -> str:
-    lines = [f"{result.firmware.value} from {result.bus.value}: {result.words}"]
+    processor = "" if result.architecture is Architecture.X86_64 else " on aarch64"
+    lines = [f"{result.firmware.value}{processor} from {result.bus.value}: {result.words}"]
     lines += [f"screenshot  {path}" for path in result.screenshots]
     lines.append(f"serial log  {result.serial_log}")
     if not has_expectation:
@@ -236,6 +295,8 @@ def result_to_json(result: BootResult) -> dict[str, object]:
         "words": result.words,
         "matched_line": result.matched_line,
         "firmware": result.firmware.value,
+        "architecture": result.architecture.value,
+        "refused_by_secure_boot": result.is_refused,
         "bus": result.bus.value,
         "seconds": round(result.seconds, 3),
         "bytes_read": result.bytes_read,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +24,7 @@ from mediamaker.errors import FormatError, SourceError, UsageError
 from mediamaker.plan.codec import plan_from_json
 from mediamaker.plan.model import Plan
 from mediamaker.sources.disk_map import DiskMap, map_disk
+from mediamaker.sources.file_map import PRead
 from mediamaker.sources.iso import is_hybrid_system_area
 from mediamaker.units import GIB, format_size
 from mediamaker.vm.nbd import NbdServer
@@ -47,14 +48,16 @@ class SubjectKind(StrEnum):
 class Subject:
     """A disk to boot; ``server`` is None where QEMU opens the target itself.
 
-    ``map_disk`` names its bytes; it may take a while, and is for after the boot.
+    ``open_bytes`` gives what reads its bytes, ``map_disk`` names them; that may take a while, and
+    is for after the boot.
     """
 
     kind: SubjectKind
     size: int
     sector_size: int
     server: NbdServer | None
-    map_disk: Callable[[], DiskMap] | None
+    map_disk: Callable[[], DiskMap]
+    open_bytes: Callable[[], AbstractContextManager[PRead]]
     plan_id: str | None = None
 
 
@@ -130,15 +133,21 @@ def _open_target(args: argparse.Namespace) -> Iterator[Subject]:
         size, sector_size = target.size, target.logical_sector_size
     if not is_block_device(path):
         sector_size = image_sector_size(args)
-    if not args.trace:
-        yield Subject(SubjectKind.TARGET, size, sector_size, None, None)
-        return
-    with open_file_disk(path) as content, NbdServer(content) as server:
 
-        def named() -> DiskMap:
+    @contextmanager
+    def opened() -> Iterator[PRead]:
+        with open_file_disk(path) as content:
+            yield content.read
+
+    def named() -> DiskMap:
+        with open_file_disk(path) as content:
             return map_disk(content.read, content.size, str(path), sector_size=sector_size)
 
-        yield Subject(SubjectKind.TARGET, size, sector_size, server, named)
+    if not args.trace:
+        yield Subject(SubjectKind.TARGET, size, sector_size, None, named, opened)
+        return
+    with open_file_disk(path) as content, NbdServer(content) as server:
+        yield Subject(SubjectKind.TARGET, size, sector_size, server, named, opened)
 
 
 @contextmanager
@@ -150,6 +159,7 @@ def _open_plan(plan: Plan, kind: SubjectKind) -> Iterator[Subject]:
             plan.geometry.logical_sector_size,
             server,
             lambda: map_plan(plan, content.read),
+            lambda: nullcontext(content.read),
             plan.plan_id,
         )
 

@@ -286,4 +286,5 @@ def _report(
         lines.append(f"what was there: mediamaker undo {args.target} says what can come back")
     output.result("\n".join(lines))
     firmware = "uefi" if any(name.startswith("UEFI") for name in plan.boots) else "bios"
-    output.note(f"see it boot: mediamaker boot {args.target} --firmware {firmware}")
+    arch = " --arch aarch64" if plan.boots == ("UEFI arm64",) else ""
+    output.note(f"see it boot: mediamaker boot {args.target} --firmware {firmware}{arch}")

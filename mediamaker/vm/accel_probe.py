@@ -29,8 +29,10 @@ from mediamaker.errors import ToolError
 from mediamaker.sources.bootcode import load_accel_probe
 from mediamaker.state import state_folder
 from mediamaker.vm.accel import Accelerator, Choice
-from mediamaker.vm.command import QEMU, find_leash
+from mediamaker.vm.command import find_leash, qemu_name
+from mediamaker.vm.firmware import Architecture
 
+QEMU = qemu_name(Architecture.X86_64)
 KVM_NODE = Path("/dev/kvm")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 PROBE_TIMEOUT = 4.0

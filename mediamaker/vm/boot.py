@@ -19,20 +19,32 @@ from mediamaker.errors import RunInterruptedError, UsageError
 from mediamaker.units import MIB, format_size
 from mediamaker.vm.accel import Accelerator
 from mediamaker.vm.disk import Bus, Disk
-from mediamaker.vm.firmware import Firmware
+from mediamaker.vm.firmware import Architecture, Firmware
 from mediamaker.vm.machine import Machine, MachineEvent
 from mediamaker.vm.nbd import NbdServer
 from mediamaker.vm.record import Verdict
 from mediamaker.vm.screen import find_line
+from mediamaker.vm.secure_boot import SecureBootKeys
 
 _POLL_PERIOD = 1.0
 _MANY_RESETS = 3
+# Debian's AAVMF 2022.11 reads nothing of them.
+_ARM_DRIVERLESS = (Bus.AHCI, Bus.SD)
+SECURE_BOOT_REFUSED = "Secure Boot refused the loader"
 # Each is how a line starts in which firmware or a boot loader gives up. What follows needs a
 # person, so waiting any longer is of no use. The banner of the UEFI shell is not among them, only
 # its prompt: a startup.nsh on the disk may go on.
 _FAILURES = tuple(
     (meaning, re.compile(rf"^[ \t]*(?:{pattern}).*", re.IGNORECASE | re.MULTILINE))
     for meaning, pattern in (
+        (
+            SECURE_BOOT_REFUSED,
+            # Not the firmware's own shell, which it then tries: that is never signed.
+            (
+                r'BdsDxe: failed to (?:load|start) Boot[0-9A-F]{4} "(?!EFI Internal Shell")'
+                r".*: (?:Access Denied|Security Violation)"
+            ),
+        ),
         ("the firmware found nothing to start", r"(?:BdsDxe: )?No bootable (?:device|option)"),
         ("the firmware could not start the disk", r"Boot failed\b"),
         ("the firmware found no loader and opened its shell", r"Shell>"),
@@ -46,6 +58,10 @@ _FAILURES = tuple(
         ("Windows Boot Manager reports an error", r"Status: 0x[0-9a-f]{8}"),
         ("the kernel panicked", r"(?:\[[ 0-9.]+\] )?Kernel panic - not syncing"),
     )
+)
+# The same in the middle of a line: shim draws a box around it.
+_BOXED_FAILURES = (
+    ("shim refused what it was to start", re.compile(r"Verification failed: \(0x1A\)[ A-Za-z]*")),
 )
 
 
@@ -64,6 +80,9 @@ class BootResult:
     screenshots: tuple[Path, ...]
     serial_log: Path
     directory: Path
+    architecture: Architecture = Architecture.X86_64
+    is_refused: bool = False
+    """The firmware said that Secure Boot does not let the loader start."""
 
 
 def boot_target(
@@ -83,6 +102,8 @@ def boot_target(
     server: NbdServer | None = None,
     accelerator: Accelerator | None = None,
     stop: threading.Event | None = None,
+    architecture: Architecture = Architecture.X86_64,
+    keys: SecureBootKeys | None = None,
 ) -> BootResult:
     """Start the bytes at ``path`` and watch until ``expect`` is seen, or nothing is left to see.
 
@@ -90,8 +111,8 @@ def boot_target(
     target is never written. The watch ends when ``expect`` appears; at a line in which firmware
     or a loader gives up; when the machine goes off or resets time and again; without ``expect``
     when the screen has been still and the disk idle for ``still_for`` seconds; and after
-    ``timeout`` seconds. A screenshot is taken at the end. Another thread may end it all with
-    ``stop``.
+    ``timeout`` seconds. A screenshot is taken at the end. ``keys`` are for UEFI_SECURE. Another
+    thread may end it all with ``stop``.
 
     Raises:
         RunInterruptedError: ``stop`` was set.
@@ -108,6 +129,8 @@ def boot_target(
         directory=directory,
         memory_size=memory_size,
         cpus=cpus,
+        architecture=architecture,
+        keys=keys,
         on_event=on_event,
         accelerator=accelerator,
     ) as machine:
@@ -131,6 +154,9 @@ def conclude(machine: Machine, sight: Verdict, bus: Bus, bytes_read: int) -> Boo
     """The result of a boot from ``bus`` that ``sight`` ended."""
     # QEMU does not count what is read from its SD card.
     counted = "" if bus is Bus.SD else f"; {format_size(bytes_read)} were read from the disk"
+    is_arm = machine.architecture is Architecture.AARCH64
+    if is_arm and bus in _ARM_DRIVERLESS and not sight.is_proven:
+        counted += f"; firmware for aarch64 often has no driver for {bus.value}, try usb"
     if machine.reset_count:
         counted += f"; the guest reset itself {machine.reset_count} times"
     return BootResult(
@@ -145,6 +171,8 @@ def conclude(machine: Machine, sight: Verdict, bus: Bus, bytes_read: int) -> Boo
         screenshots=tuple(machine.screenshots),
         serial_log=machine.serial_log,
         directory=machine.directory,
+        architecture=machine.architecture,
+        is_refused=sight.is_refused,
     )
 
 
@@ -185,8 +213,8 @@ def _watch(
     return sight
 
 
-def _not_proven(why: str) -> Verdict:
-    return Verdict(is_proven=False, words=f"not proven: {why}")
+def _not_proven(why: str, *, is_refused: bool = False) -> Verdict:
+    return Verdict(is_proven=False, words=f"not proven: {why}", is_refused=is_refused)
 
 
 Sayings = tuple[tuple[str, str], ...]
@@ -215,10 +243,13 @@ def _judge(machine: Machine, expect: str | None) -> Verdict | None:
     if found is not None:
         return found
     for place, text in sayings:
-        for meaning, pattern in _FAILURES:
+        for meaning, pattern in (*_FAILURES, *_BOXED_FAILURES):
             match = pattern.search(text)
             if match is not None:
-                return _not_proven(f"{meaning}: {place} says {match[0].strip()!r}")
+                return _not_proven(
+                    f"{meaning}: {place} says {match[0].strip()!r}",
+                    is_refused=meaning == SECURE_BOOT_REFUSED,
+                )
     if machine.is_off:
         return _not_proven("the guest switched itself off")
     if machine.reset_count >= _MANY_RESETS:

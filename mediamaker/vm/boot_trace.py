@@ -52,9 +52,7 @@ class TraceReport:
         )
 
 
-def report_trace(
-    server: NbdServer, disk_map: DiskMap, result: BootResult, *, architecture: str = "x64"
-) -> TraceReport:
+def report_trace(server: NbdServer, disk_map: DiskMap, result: BootResult) -> TraceReport:
     """Name what ``server`` gave to the machine of ``result``, and keep it in that one's folder."""
     trace = build_trace(server.log, disk_map)
     verdict = judge(
@@ -62,7 +60,8 @@ def report_trace(
         disk_map,
         server.content.read,
         is_uefi=result.firmware is not Firmware.BIOS,
-        architecture=architecture,
+        architecture=result.architecture.program_kind,
+        is_refused=result.is_refused,
     )
     json_path = result.directory / JSON_NAME
     picture_path = result.directory / PICTURE_NAME

@@ -7,13 +7,24 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from mediamaker.errors import ToolError
+from mediamaker.errors import ToolError, UsageError
 from mediamaker.units import MIB
 from mediamaker.vm.accel import Accelerator
 from mediamaker.vm.disk import Bus, OpenDisk, pack_arguments
-from mediamaker.vm.firmware import Firmware, find_ovmf
+from mediamaker.vm.firmware import Architecture, Firmware, OvmfFiles, check_firmware, find_uefi
+from mediamaker.vm.secure_boot import SecureBootKeys, write_variables
 
-QEMU = "qemu-system-x86_64"
+VARIABLES_NAME = "uefi-variables.fd"
+
+_PACKAGES = {
+    Architecture.X86_64: "qemu-system-x86 (Fedora: qemu-system-x86-core)",
+    Architecture.AARCH64: "qemu-system-arm (Fedora: qemu-system-aarch64-core)",
+}
+
+
+def qemu_name(architecture: Architecture) -> str:
+    """The program that emulates ``architecture``."""
+    return f"qemu-system-{architecture.value}"
 
 
 def pack_command(
@@ -21,6 +32,8 @@ def pack_command(
     disks: Sequence[OpenDisk],
     *,
     firmware: Firmware,
+    architecture: Architecture,
+    keys: SecureBootKeys | None,
     memory_size: int,
     cpus: int,
     directory: Path,
@@ -31,15 +44,26 @@ def pack_command(
 ) -> list[str]:
     """The command of a machine that waits for QMP's ``cont``.
 
+    ``keys`` are what UEFI_SECURE starts with, and None for other firmware.
+
     Raises:
-        ToolError: QEMU or the firmware is not installed; the hint names the package.
+        ToolError: QEMU, the firmware or what makes its keys is not installed; the hint names the
+            package.
+        UsageError: there is no such machine.
     """
-    command = [*find_leash(), _find_qemu(), "-name", f"mediamaker-{name}"]
-    command += ["-nodefaults", "-no-user-config", "-vga", "std", "-nic", "none"]
-    command += ["-display", display]
-    # All that a current processor can, but 5-level paging, which older kernels stumble over.
-    command += ["-accel", accelerator.value, "-cpu", "max,la57=off"]
-    command += ["-machine", "q35", "-smp", str(cpus), "-m", f"{memory_size // MIB}M"]
+    check_firmware(firmware, architecture)
+    command = [*find_leash(), _find_qemu(architecture), "-name", f"mediamaker-{name}"]
+    command += ["-nodefaults", "-no-user-config", "-display", display, "-nic", "none"]
+    command += ["-accel", accelerator.value, "-smp", str(cpus), "-m", f"{memory_size // MIB}M"]
+    match architecture:
+        case Architecture.X86_64:
+            # All that a current processor can, but 5-level paging: older kernels stumble over it.
+            command += ["-cpu", "max,la57=off", "-machine", "q35", "-vga", "std"]
+        case Architecture.AARCH64:
+            # Not max: its longer addresses and pointer signing cost TCG time and older kernels
+            # their life. The board has no screen and no keyboard of its own.
+            command += ["-cpu", "cortex-a57", "-machine", "virt", "-device", "ramfb"]
+            command += ["-device", "qemu-xhci,id=input", "-device", "usb-kbd,bus=input.0"]
     command += ["-chardev", f"file,id=serial0,path={_escape(serial_log)}"]
     command += ["-serial", "chardev:serial0"]
     command += ["-chardev", f"socket,id=qmp,fd={qmp_fd}", "-mon", "chardev=qmp,mode=control"]
@@ -47,7 +71,16 @@ def pack_command(
     command += ["-no-shutdown", "-S"]
     match firmware:
         case Firmware.UEFI:
-            command += _pack_uefi(directory)
+            command += _pack_flash(find_uefi(architecture, firmware), directory, None)
+        case Firmware.UEFI_SECURE:
+            if keys is None:
+                raise UsageError("Secure Boot without keys starts anything", hint="use --keys")
+            files = find_uefi(architecture, firmware)
+            if files.requires_smm:
+                command += ["-machine", "smm=on", "-global", "ICH9-LPC.disable_s3=1"]
+                # Only code in system management mode may write the flash, keys included.
+                command += ["-global", "driver=cfi.pflash01,property=secure,value=on"]
+            command += _pack_flash(files, directory, keys)
         case Firmware.BIOS if _has_boot_order(disks):
             # SeaBIOS starts from our disks or says that it can't.
             command += ["-boot", "strict=on"]
@@ -58,12 +91,13 @@ def pack_command(
     return command
 
 
-def _find_qemu() -> str:
-    program = shutil.which(QEMU)
+def _find_qemu(architecture: Architecture) -> str:
+    name = qemu_name(architecture)
+    program = shutil.which(name)
     if program is None:
         raise ToolError(
-            f"{QEMU} is not installed: virtual machines need it",
-            hint="apt install qemu-system-x86 (Fedora: qemu-system-x86-core)",
+            f"{name} is not installed: virtual machines need it",
+            hint=f"apt install {_PACKAGES[architecture]}",
         )
     return program
 
@@ -74,13 +108,15 @@ def find_leash() -> list[str]:
     return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
 
 
-def _pack_uefi(directory: Path) -> list[str]:
-    ovmf = find_ovmf()
-    variables = directory / "uefi-variables.fd"
-    shutil.copyfile(ovmf.variables_template, variables)
+def _pack_flash(files: OvmfFiles, directory: Path, keys: SecureBootKeys | None) -> list[str]:
+    variables = directory / VARIABLES_NAME
+    if keys is None:
+        shutil.copyfile(files.variables_template, variables)
+    else:
+        write_variables(files.variables_template, variables, keys)
     return [
         "-drive",
-        f"if=pflash,unit=0,format=raw,readonly=on,file={_escape(ovmf.code)}",
+        f"if=pflash,unit=0,format=raw,readonly=on,file={_escape(files.code)}",
         "-drive",
         f"if=pflash,unit=1,format=raw,file={_escape(variables)}",
     ]

@@ -22,7 +22,6 @@ from mediamaker.vm.boot import (
     conclude,
     find_expected,
 )
-from mediamaker.vm.command import QEMU
 from mediamaker.vm.disk import Disk
 from mediamaker.vm.machine import Machine
 from mediamaker.vm.record import Verdict
@@ -41,7 +40,9 @@ class Display:
 
 
 @contextmanager
-def open_display(environment: Mapping[str, str], *, has_terminal: bool) -> Iterator[Display]:
+def open_display(
+    environment: Mapping[str, str], *, qemu: str, has_terminal: bool
+) -> Iterator[Display]:
     """A window where there is a display, else VNC on a socket that nobody else can open.
 
     Raises:
@@ -49,7 +50,7 @@ def open_display(environment: Mapping[str, str], *, has_terminal: bool) -> Itera
         ToolError: a display, and a QEMU that can't make windows.
     """
     if environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"):
-        yield _find_window()
+        yield _find_window(qemu)
         return
     if not has_terminal:
         raise UsageError(
@@ -71,18 +72,18 @@ def open_display(environment: Mapping[str, str], *, has_terminal: bool) -> Itera
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _find_window() -> Display:
+def _find_window(qemu: str) -> Display:
     try:
         listed = subprocess.run(
-            [QEMU, "-display", "help"], capture_output=True, text=True, check=False
+            [qemu, "-display", "help"], capture_output=True, text=True, check=False
         ).stdout.split()
     except OSError as error:
-        raise ToolError(f"{QEMU} can't be started: {error.strerror}") from error
+        raise ToolError(f"{qemu} can't be started: {error.strerror}") from error
     for name in _WINDOWS:
         if name in listed:
             return Display(name, "close the window, or switch the guest off, to end it")
     raise ToolError(
-        f"this {QEMU} can't open windows (-display {' or '.join(_WINDOWS)})",
+        f"this {qemu} can't open windows (-display {' or '.join(_WINDOWS)})",
         hint="apt install qemu-system-gui (Fedora: qemu-ui-gtk); or unset DISPLAY: then VNC",
     )
 

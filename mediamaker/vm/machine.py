@@ -36,9 +36,9 @@ from mediamaker.errors import ToolError, UsageError
 from mediamaker.units import MIB
 from mediamaker.vm.accel import Accelerator
 from mediamaker.vm.accel_probe import choose_accelerator
-from mediamaker.vm.command import pack_command
+from mediamaker.vm.command import VARIABLES_NAME, pack_command, qemu_name
 from mediamaker.vm.disk import Bus, Disk, open_disk
-from mediamaker.vm.firmware import Firmware
+from mediamaker.vm.firmware import Architecture, Firmware, check_firmware
 from mediamaker.vm.keys import find_chord
 from mediamaker.vm.qmp import QmpClosedError, QmpConnection
 from mediamaker.vm.record import NOTHING_EXPECTED, DiskRecord, MachineRecord
@@ -51,6 +51,7 @@ from mediamaker.vm.screen import (
     parse_serial,
     parse_text_screen,
 )
+from mediamaker.vm.secure_boot import MicrosoftKeys, SecureBootKeys, load_keys
 from mediamaker.vm.waits import LOG_TAIL_LINES, POLL_PERIOD, Waits
 
 _START_TIMEOUT = 60.0
@@ -83,11 +84,13 @@ class Machine(Waits):
     Args:
         label: first part of the machine's name, which a random part makes unique.
         disks: in boot order.
-        firmware: BIOS or UEFI.
+        firmware: BIOS, UEFI, or UEFI with Secure Boot.
         directory: where the machine makes the directory of its own, by its name.
         memory_size: bytes.
         cpus: number of processors.
         extra_arguments: QEMU arguments put at the end.
+        architecture: of the processor.
+        keys: what Secure Boot starts with (default: Microsoft's of both generations).
         on_event: called with each MachineEvent, in the calling thread.
         accelerator: None for the one that a probe finds to work here (accel_probe).
         display: the value of QEMU's ``-display``; a person may look on.
@@ -103,6 +106,8 @@ class Machine(Waits):
         memory_size: int = 512 * MIB,
         cpus: int = 1,
         extra_arguments: Sequence[str] = (),
+        architecture: Architecture = Architecture.X86_64,
+        keys: SecureBootKeys | None = None,
         on_event: Callable[[MachineEvent], None] | None = None,
         accelerator: Accelerator | None = None,
         display: str = "none",
@@ -111,6 +116,9 @@ class Machine(Waits):
             raise UsageError(f"a machine needs whole MiB of memory, from 16, not {memory_size} B")
         if cpus < 1:
             raise UsageError(f"a machine needs at least one processor, not {cpus}")
+        check_firmware(firmware, architecture)
+        if firmware is Firmware.UEFI_SECURE and keys is None:
+            keys = load_keys([MicrosoftKeys.BOTH])
         self.name = f"{label}-{secrets.token_hex(3)}"
         self.directory = directory / self.name
         self.serial_log = self.directory / "serial.log"
@@ -119,11 +127,13 @@ class Machine(Waits):
         self.reset_count = 0
         self.is_off = False
         self.verdict = NOTHING_EXPECTED
-        self.accelerator = accelerator or choose_accelerator().accelerator
+        self.accelerator = accelerator or choose_accelerator(qemu_name(architecture)).accelerator
         self._display = display
         self._disk_records = tuple(DiskRecord(disk.path.name, disk.bus.value) for disk in disks)
         self._disks = tuple(disks)
         self.firmware = firmware
+        self.architecture = architecture
+        self._keys = keys
         self._memory_size = memory_size
         self._cpus = cpus
         self._extra_arguments = tuple(extra_arguments)
@@ -170,6 +180,8 @@ class Machine(Waits):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            # 64 MiB for aarch64, and of no use without the machine.
+            (self.directory / VARIABLES_NAME).unlink(missing_ok=True)
             self._write_record()
             self._tell("stopped", f"QEMU ended after {self.seconds:.1f} s")
         if qmp is not None:
@@ -197,6 +209,8 @@ class Machine(Waits):
                 self.name,
                 opened,
                 firmware=self.firmware,
+                architecture=self.architecture,
+                keys=self._keys,
                 memory_size=self._memory_size,
                 cpus=self._cpus,
                 directory=self.directory,

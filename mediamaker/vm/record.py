@@ -20,12 +20,14 @@ FORMAT = 1
 class Verdict:
     """Whether the guest said what was expected of it; ``words`` is a sentence for people.
 
-    ``line`` is the whole line that held the expected text.
+    ``line`` is the whole line that held the expected text; ``is_refused`` tells that the firmware
+    said that Secure Boot does not let the loader start.
     """
 
     is_proven: bool
     words: str
     line: str | None = None
+    is_refused: bool = False
 
 
 NOTHING_EXPECTED = Verdict(is_proven=False, words="not proven: nothing was expected of it")

@@ -40,6 +40,7 @@ class Outcome(StrEnum):
 
     LOADER_NOT_READ = "firmware-never-read-loader"
     LOADER_UNUSABLE = "loader-unusable"
+    LOADER_REFUSED = "secure-boot-refused-loader"
     BCD_NOT_FOUND = "loader-never-found-bcd"
     BCD_UNUSABLE = "bcd-unusable"
     BCD_DEVICE_MISSING = "bcd-device-missing"
@@ -83,13 +84,24 @@ class _Found:
 
 
 def judge(
-    trace: Trace, disk_map: DiskMap, pread: PRead, *, is_uefi: bool, architecture: str = "x64"
+    trace: Trace,
+    disk_map: DiskMap,
+    pread: PRead,
+    *,
+    is_uefi: bool,
+    architecture: str = "x64",
+    is_refused: bool = False,
 ) -> Verdict:
-    """The verdict on what ``trace`` shows of the disk that ``pread`` reads."""
+    """The verdict on what ``trace`` shows of the disk that ``pread`` reads.
+
+    ``is_refused``: the firmware itself said that Secure Boot lets the loader not start.
+    """
     judged = _Judge(trace, disk_map, pread, is_uefi=is_uefi, architecture=architecture)
     outcome, words = judged.run()
     if trace.lost_count and outcome is Outcome.LOADER_NOT_READ:
         outcome, words = Outcome.UNKNOWN, "more was read than the log holds"
+    if is_refused:
+        outcome, words = Outcome.LOADER_REFUSED, "the firmware read a loader, and refused it"
     return Verdict(outcome, words, tuple(judged.known))
 
 

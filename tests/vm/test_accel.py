@@ -11,8 +11,7 @@ import pytest
 
 from mediamaker.sources.bootcode import load_accel_probe
 from mediamaker.vm.accel import Accelerator, Choice
-from mediamaker.vm.accel_probe import find_accelerator, run_probe
-from mediamaker.vm.command import QEMU
+from mediamaker.vm.accel_probe import QEMU, find_accelerator, run_probe
 from mediamaker.vm.disk import Disk
 from mediamaker.vm.firmware import Firmware
 from mediamaker.vm.machine import Machine

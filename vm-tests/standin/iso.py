@@ -26,7 +26,7 @@ from typing import IO, Literal
 
 from mediamaker.errors import ToolError
 from standin import content, tree, wim
-from standin.programs import build_bootmgr, build_bootx64
+from standin.programs import build_bootaa64, build_bootmgr, build_bootx64
 from standin.tool import FILE_EPOCH, run_tool, tool_environment
 
 Variant = Literal["small", "big", "bench"]
@@ -145,8 +145,10 @@ def _stage(root: Path, work_dir: Path, *, token: str, variant: Variant, arch: Ar
 def _boot_programs(token: str, work_dir: Path, *, arch: Arch) -> Iterator[tuple[str, bytes]]:
     if arch == "x64":
         uefi_program = build_bootx64(token, work_dir / "uefi")
+    elif arch == "arm64":
+        uefi_program = build_bootaa64(token, work_dir / "uefi")
     else:
-        # A name to be found by readers; only x64 is booted.
+        # A name to be found by readers; nothing of 32 bits is booted.
         uefi_program = content.program("bootmgfw.efi", 400_000, arch=arch, subsystem=10)
     yield f"efi/boot/{tree.BOOT_NAMES[arch]}", uefi_program
     boot_image = _efisys(uefi_program, tree.BOOT_NAMES[arch], work_dir)

@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 BOOTMGR_MAGIC = b"MEDIAMAKER-BIOS!"
 BOOTX64_MAGIC = b"MEDIAMAKER-UEFI!"
 LOADER_MAGIC = b"MEDIAMAKER-LOAD!"
+TOKEN_MAGIC = b"MEDIAMAKER-TOKN!"
 TOKEN_SIZE_MAX = 32
 """Keeps the UEFI verdict under 80 columns, where the firmware's serial console breaks lines."""
 
@@ -40,6 +41,14 @@ _UEFI_COMPILE = shlex.split(
 _UEFI_LINK = shlex.split(
     "-m i386pep --subsystem 10 -e efi_main --image-base 0 -s --no-insert-timestamp"
 )
+
+# clang has every target in one package, and lld writes PE files itself: binutils 2.40 can't, for
+# aarch64.
+_ARM_COMPILE = shlex.split(
+    "--target=aarch64-unknown-windows -std=c11 -O2 -Wall -Wextra -Werror -ffreestanding"
+    " -fshort-wchar -fno-stack-protector -fno-builtin"
+)
+_ARM_LINK = shlex.split("/nologo /subsystem:efi_application /entry:efi_main /nodefaultlib /Brepro")
 
 _TOKEN_RE = re.compile(rf"[A-Za-z0-9-]{{1,{TOKEN_SIZE_MAX}}}")
 _HEADER = struct.Struct("<II40s")  # length, CRC-32 with itself zero, token
@@ -75,18 +84,46 @@ def build_bootx64(token: str, work_dir: Path) -> bytes:
         ToolError: gcc or ld is missing or failed.
         UsageError: a token that can't be.
     """
+    return _patch(_build_x64("bootx64", work_dir), BOOTX64_MAGIC, token)
+
+
+def build_bootaa64(token: str, work_dir: Path) -> bytes:
+    """As :func:`build_bootx64`, from the same source, for aarch64.
+
+    Raises:
+        ToolError: clang or lld is missing or failed.
+        UsageError: a token that can't be.
+    """
+    return _patch(_build_arm("bootx64", work_dir), BOOTX64_MAGIC, token)
+
+
+def build_token_program(token: str, work_dir: Path, *, is_arm: bool = False) -> bytes:
+    """A UEFI application that says ``token`` and reads nothing: one that may be signed.
+
+    Raises:
+        ToolError: a compiler is missing or failed.
+        UsageError: a token that can't be.
+    """
+    build = _build_arm if is_arm else _build_x64
+    return _patch(build("token", work_dir), TOKEN_MAGIC, token)
+
+
+def _build_x64(name: str, work_dir: Path) -> bytes:
     work_dir.mkdir(parents=True, exist_ok=True)
-    compiled, linked = work_dir / "bootx64.o", work_dir / "bootx64.efi"
-    _run(
-        ["gcc", *_UEFI_COMPILE, "-std=c11", "-c", "-o", str(compiled), str(HERE / "bootx64.c")],
-        package="gcc",
-    )
-    script = str(HERE / "bootx64.ld")
-    _run(
-        ["ld", *_UEFI_LINK, "-T", script, "-o", str(linked), str(compiled)],
-        package="binutils",
-    )
-    return _patch(linked.read_bytes(), BOOTX64_MAGIC, token)
+    compiled, linked = work_dir / f"{name}.o", work_dir / f"{name}.efi"
+    source, script = str(HERE / f"{name}.c"), str(HERE / "bootx64.ld")
+    _run(["gcc", *_UEFI_COMPILE, "-std=c11", "-c", "-o", str(compiled), source], package="gcc")
+    _run(["ld", *_UEFI_LINK, "-T", script, "-o", str(linked), str(compiled)], package="binutils")
+    return linked.read_bytes()
+
+
+def _build_arm(name: str, work_dir: Path) -> bytes:
+    work_dir.mkdir(parents=True, exist_ok=True)
+    compiled, linked = work_dir / f"{name}-arm.o", work_dir / f"{name}-arm.efi"
+    source = str(HERE / f"{name}.c")
+    _run(["clang", *_ARM_COMPILE, "-c", "-o", str(compiled), source], package="clang")
+    _run(["lld-link", *_ARM_LINK, f"/out:{linked}", str(compiled)], package="lld")
+    return linked.read_bytes()
 
 
 def build_loader(frame: bytes, token: str) -> bytes:

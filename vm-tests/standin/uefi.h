@@ -11,7 +11,11 @@
 
 #include <stdint.h>
 
+#if defined(__x86_64__)
 #define EFIAPI __attribute__((ms_abi))
+#else /* aarch64: UEFI's convention is the processor's own (2.10, 2.3.6.4) */
+#define EFIAPI
+#endif
 #define EFI_SUCCESS 0
 #define EFI_OPEN_READ 1ull
 #define EFI_LOADER_DATA 2
