@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mediamaker.devices.signatures import Signature
+from mediamaker.devices.writers import Writer
 
 DiskKind = Literal["disk", "loop", "optical", "volume"]
 """A volume is what the kernel makes of other devices: device-mapper, RAID, bcache."""
@@ -86,6 +87,7 @@ class Disk:
     swaps: tuple[str, ...]
     system_mountpoints: tuple[str, ...]
     imported_pools: tuple[str, ...]
+    writers: tuple[Writer, ...]
 
     @property
     def is_system(self) -> bool:
