@@ -17,7 +17,7 @@ from pathlib import Path
 
 from mediamaker.devices.binding import DiskBinding, check_bound, read_binding
 from mediamaker.devices.descriptor import Descriptor
-from mediamaker.devices.discover import find_disk, list_disks
+from mediamaker.devices.discover import look_up_disk
 from mediamaker.devices.disk import Disk
 from mediamaker.errors import TargetRefusedError
 
@@ -235,7 +235,7 @@ def _describe_open_error(error: OSError, path: Path) -> TargetRefusedError:
 def _describe_users(path: Path) -> str:
     """What the kernel's EBUSY is likely about."""
     try:
-        disk = find_disk(path, list_disks())
+        disk = look_up_disk(path)
     except TargetRefusedError:
         return "by something that does not show"
     users = [

@@ -24,7 +24,16 @@ from mediamaker.devices.sysfs import SYSFS_UNIT_SIZE, BlockNode, SystemRoots, re
 from mediamaker.devices.writers import read_writers
 from mediamaker.errors import TargetRefusedError
 
-__all__ = ["Disk", "DiskMount", "DiskPartition", "Holder", "find_disk", "list_disks", "read_disk"]
+__all__ = [
+    "Disk",
+    "DiskMount",
+    "DiskPartition",
+    "Holder",
+    "find_disk",
+    "list_disks",
+    "look_up_disk",
+    "read_disk",
+]
 
 SYSTEM_MOUNTPOINTS = frozenset(
     {"/", "/boot", "/boot/efi", "/boot/firmware", "/efi", "/etc", "/gnu", "/home", "/nix"}
@@ -58,6 +67,18 @@ def list_disks(
 def read_disk(device_number: str) -> Disk | None:
     """The disk ``major:minor`` of the running system alone, looked up freshly; None if gone."""
     return _Lister(SystemRoots()).read_numbered(device_number)
+
+
+def look_up_disk(path: str | Path) -> Disk:
+    """As ``find_disk``, on the running system; only that one disk is read.
+
+    Raises:
+        TargetRefusedError: as ``find_disk``.
+    """
+    lister = _Lister(SystemRoots())
+    number = _device_number(Path(path), Path(os.path.realpath(path)))
+    disk = None if number is None else lister.read_numbered(number)
+    return disk or find_disk(path, lister.read_disks())
 
 
 def find_disk(path: str | Path, disks: Iterable[Disk]) -> Disk:
@@ -149,7 +170,7 @@ class _Lister:
             path=node.dev_path(self._roots.dev),
             name=node.name,
             device_number=node.number,
-            kind=_kind(node, hardware),
+            kind=self._read_kind(node, hardware),
             bus=hardware.bus,
             vendor=hardware.vendor,
             model=hardware.model,
@@ -178,6 +199,18 @@ class _Lister:
                 if self._is_under(node, [writer.device], through_files=False)
             ),
         )
+
+    def _read_kind(self, node: BlockNode, hardware: Hardware) -> DiskKind:
+        # a loop device over a device is that device by another name, past all its guards
+        is_over_device = (
+            node.backing_file is not None
+            and self._map.find_device_file(node.backing_file) is not None
+        )
+        if node.is_loop and not is_over_device:
+            return "loop"
+        if is_over_device or node.is_mapper or node.is_md or node.slaves:
+            return "volume"
+        return "optical" if hardware.is_optical else "disk"
 
     def _read_partitions(self, disk: BlockNode) -> tuple[DiskPartition, ...]:
         partitions = [
@@ -244,14 +277,6 @@ def _is_listed(node: BlockNode) -> bool:
     is_unbound_loop = node.is_loop and node.backing_file is None
     is_unconnected_nbd = node.name.startswith("nbd") and node.size == 0
     return not (is_unbound_loop or is_unconnected_nbd)
-
-
-def _kind(node: BlockNode, hardware: Hardware) -> DiskKind:
-    if node.is_loop:
-        return "loop"
-    if node.is_mapper or node.is_md or node.slaves:
-        return "volume"
-    return "optical" if hardware.is_optical else "disk"
 
 
 def _holder(node: BlockNode) -> Holder:

@@ -11,7 +11,7 @@ from mediamaker.devices.signatures import Signature
 from mediamaker.devices.writers import Writer
 
 DiskKind = Literal["disk", "loop", "optical", "volume"]
-"""A volume is what the kernel makes of other devices: device-mapper, RAID, bcache."""
+"""A volume is what the kernel makes of other devices: device-mapper, RAID, bcache, loop."""
 
 HolderKind = Literal[
     "LVM", "RAID", "LUKS", "multipath", "dm-crypt", "device-mapper", "loop", "other"
