@@ -51,10 +51,12 @@ def judge(name, folder, *serials):
     paths = paths_by_serial()
     claimed = {serial: is_claimed(path) for serial, path in paths.items()}
     Path(f"{name}.json").write_text(run_main("devices", "--json")[1])
-    Path(f"{name}.txt").write_text(run_main("devices")[1])
+    if serials:
+        Path(f"{name}.txt").write_text(run_main("devices")[1])
     creates = {}
     for serial in serials:
         source = "/mnt/source/tree" if serial == "SOURCE" else folder
+        print(f"create onto {serial} at {time.monotonic():.0f} s", flush=True)
         code, said = run_main(
             "create", source, paths[serial], *LAYOUT, "--confirm", serial, "--json"
         )

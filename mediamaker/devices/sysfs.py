@@ -12,11 +12,15 @@ a digit without being a partition.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 SYSFS_UNIT_SIZE = 512
 """Bytes per unit of sysfs ``size`` and ``start``; it is not the device's sector size."""
+
+_ATTRIBUTE_SIZE_MAX = 65536
+"""More than the page that an attribute may have at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +84,17 @@ class BlockNode:
 
 def read_attribute(path: Path) -> str | None:
     """A sysfs attribute without surrounding blanks; None when absent, unreadable or empty."""
+    # Without a file object around it: thousands of these are read for one answer.
     try:
-        data = path.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        data = os.read(descriptor, _ATTRIBUTE_SIZE_MAX)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
     return data.decode("utf-8", "replace").strip(" \t\r\n\0") or None
 
 
