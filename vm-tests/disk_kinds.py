@@ -35,6 +35,7 @@ class Kind:
 
 KINDS = (
     Kind("CLEAN", "a blank USB stick", 64 * MIB, ()),
+    Kind("SMALL", "a USB stick that is too small", 24 * MIB, ()),
     Kind("MOUNTED", "a USB stick with a mounted file system", 24 * MIB, ("mounted",)),
     Kind("NSMOUNT", "mounted in another mount namespace only", 24 * MIB, ("mounted",)),
     Kind("DETACHED", "detached by `umount -l` with a file still open", 24 * MIB, ("claimed",)),
@@ -49,7 +50,7 @@ KINDS = (
     Kind("ZFS", "member of a pool of zfs-fuse in use", 80 * MIB, ("zfs-in-use", "open-for-writing"),
          ("inactive-member",)),
     Kind("MPATH", "a path of a multipath disk", 64 * MIB, ("multipath-in-use", "fixed-disk"),
-         ("fixed-disk", "inactive-member"), bus=None),
+         ("fixed-disk",), bus=None),
     Kind("BTRFSA", "btrfs over two disks, mounted by the other one", 112 * MIB, ("mounted",)),
     Kind("BTRFSB", "btrfs over two disks, mounted", 112 * MIB, ("mounted",)),
     Kind("LINEAR", "part of a device-mapper volume (dm-linear)", 24 * MIB, ("held-by-other",)),
@@ -71,7 +72,6 @@ tell() { echo "$*" > /dev/ttyS0; }
 # The host looks at the images, or does something to the machine, and answers with a file.
 ask() { sync; tell "ask $1"; until [ -e "answer-$1" ]; do sleep 0.2; done; }
 modprobe -a virtio_scsi dm_mod dm_crypt raid1 dm_multipath dm_service_time btrfs ext4
-ask eject
 udevadm settle
 declare -A DISK
 while read -r path serial; do
@@ -80,6 +80,7 @@ done < <(lsblk --nodeps --noheadings --output PATH,SERIAL | awk 'NF == 2')
 """
 BUILD = r"""
 say build
+ask eject
 ext4() {
     sfdisk --quiet "$1" <<< $'label: gpt\n,,L'
     udevadm settle
@@ -191,9 +192,8 @@ sleep 1
 
 def make_disks(folder: Path) -> tuple[list[Disk], list[str]]:
     """Blank images in ``folder``, ``SERIAL.img``: those that ``Disk`` can say, and the others."""
-    for serial, size in (*((k.serial, k.size) for k in KINDS), *((s, 64 * MIB) for s in SWAPPED)):
-        with image(folder, serial).open("wb") as file:
-            file.truncate(size)
+    for kind in KINDS:
+        _make_image(folder, kind.serial, kind.size)
     disks = [
         Disk(image(folder, kind.serial), kind.bus, snapshot=False, serial=kind.serial)
         for kind in KINDS
@@ -207,15 +207,34 @@ def make_disks(folder: Path) -> tuple[list[Disk], list[str]]:
             f"scsi-hd,bus=scsi{number}.0,drive=path{number},share-rw=on,serial=MPATH,wwn={WWN},"
             "product=PATH"
         )
-    for name, options in (("READONLY", "readonly=on"), ("EMPTY", ""), ("SWAPA", ""), ("SWAPB", "")):
-        arguments += _drive(name, image(folder, name), options)
-        if name != "SWAPB":
-            arguments += _device(f"qemu-xhci,id=port-{name}")
-            arguments += _device(
-                f"usb-storage,id=stick-{name},bus=port-{name}.0,removable=on,drive={name},"
-                f"serial={name}"
-            )
+    for serial, options in (("READONLY", "readonly=on"), ("EMPTY", "")):
+        arguments += _drive(serial, image(folder, serial), options)
+        arguments += _stick(serial)
     return disks, arguments
+
+
+def make_swapped(folder: Path) -> list[str]:
+    """The two sticks, of which the first is plugged in."""
+    arguments = []
+    for serial in SWAPPED:
+        _make_image(folder, serial, 64 * MIB)
+        arguments += _drive(serial, image(folder, serial))
+    return arguments + _stick(SWAPPED[0])
+
+
+def _make_image(folder: Path, serial: str, size: int) -> None:
+    with image(folder, serial).open("wb") as file:
+        file.truncate(size)
+
+
+def _stick(serial: str) -> list[str]:
+    return [
+        *_device(f"qemu-xhci,id=port-{serial}"),
+        *_device(
+            f"usb-storage,id=stick-{serial},bus=port-{serial}.0,removable=on,drive={serial},"
+            f"serial={serial}"
+        ),
+    ]
 
 
 def image(folder: Path, serial: str) -> Path:

@@ -34,7 +34,8 @@ def paths_by_serial():
         ["lsblk", "--nodeps", "--json", "--output", "PATH,SERIAL"],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    return {disk["serial"]: disk["path"] for disk in json.loads(shown)["blockdevices"]}
+    disks = json.loads(shown)["blockdevices"]
+    return {disk["serial"]: disk["path"] for disk in disks if disk["serial"]}
 
 
 def is_claimed(path):

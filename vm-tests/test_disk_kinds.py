@@ -12,10 +12,9 @@ from disk_kinds import (
     JUDGES,
     KINDS,
     PREPARE,
-    SWAPPED,
     TAKE_OUT_OF_USE,
-    image,
     make_disks,
+    make_swapped,
 )
 from guest import ROOT, Guest
 
@@ -23,26 +22,33 @@ from mediamaker.units import MIB
 
 DOCS = ROOT / "docs" / "wrong-disk.md"
 REFUSED = [kind for kind in KINDS if kind.rules]
-ALLOWED_AFTER = [
-    kind for kind in REFUSED if not {"fixed-disk", "read-only", "no-medium"} & {*kind.rules}
-]
-SCRIPT = f"""\
+IN_GUEST = f"""\
 source={{source}}
 in_guest() {{{{ python3 {ROOT}/vm-tests/disk_kinds_guest.py "$@"; }}}}
-{{prepare}}{{build}}{{judges}}
+{{prepare}}
+"""
+JUDGE = f"""
 say judged
 ask before
-in_guest judge in-use $source {" ".join(kind.serial for kind in REFUSED)}
+in_guest judge in-use $source SMALL {" ".join(kind.serial for kind in REFUSED)}
 ask after
-{{take_out}}
+{TAKE_OUT_OF_USE}
 say judged again
 in_guest judge after $source
-say at a terminal
-swap='echo ask swap > /dev/ttyS0
-    until [ -e answer-swap ]; do sleep 0.2; done
-    until [ "$(lsblk -dno SERIAL $DISK)" = SWAPB ]; do sleep 0.2; done'
+say end
+"""
+AT_A_TERMINAL = """
+swap='tell() { echo "$*" > /dev/ttyS0; }
+    ask() { tell "ask $1"; until [ -e "answer-$1" ]; do sleep 0.2; done; }
+    ask unplug
+    while [ -e $DISK ]; do sleep 0.2; done
+    udevadm settle
+    ask plug
+    until [ "$(lsblk -dno SERIAL $DISK 2> /dev/null)" = SWAPB ]; do sleep 0.2; done
+    udevadm settle'
 in_guest terminal swapped $source SWAPA "$swap"
-in_guest terminal partitioned $source SWAPB 'sfdisk --quiet $DISK <<< ",,c"; udevadm settle'
+in_guest terminal partitioned $source SWAPB 'sfdisk --quiet $DISK <<< "label: dos
+,,c"; udevadm settle'
 ask partitioned
 in_guest terminal written $source CLEAN true
 say end
@@ -50,41 +56,41 @@ say end
 
 
 class Run:
-    """One guest with all disks; what it left in ``folder``, and the images' digests."""
+    """One guest; what it left in ``folder``, and the images' digests at each question."""
 
-    def __init__(self, folder, images):
-        self.folder = folder
+    def __init__(self, name, script, images, disks, arguments, questions):
+        self.folder = ROOT / "out" / "vm-tests" / name
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
         self.images = images
         self.digests = {}
-        disks, arguments = make_disks(images)
-        script = SCRIPT.format(
-            source=make_source(folder / "source"),
-            prepare=PREPARE,
-            build=BUILD,
-            judges=JUDGES,
-            take_out=TAKE_OUT_OF_USE,
-        )
-        self.guest = Guest(
-            script, work_dir=folder, disks=disks, memory_size=1024 * MIB, extra_arguments=arguments
-        )
-        with self.guest as guest:
-            for question in ("eject", "before", "after", "swap", "partitioned"):
+        start = IN_GUEST.format(source=make_source(self.folder / "source"), prepare=PREPARE)
+        with Guest(
+            start + script,
+            work_dir=self.folder,
+            disks=disks,
+            memory_size=1024 * MIB,
+            extra_arguments=arguments,
+        ) as guest:
+            for question in questions:
                 guest.machine.wait_for_serial(f"ask {question}", timeout=900)
-                self.answer(question)
-                (folder / f"answer-{question}").touch()
+                self.answer(guest.machine, question)
+                (self.folder / f"answer-{question}").touch()
             self.result = guest.wait(timeout=900)
         self.digests["end"] = self.digest_images()
-        for path in folder.glob("answer-*"):
+        for path in self.folder.glob("answer-*"):
             path.unlink()
+        assert self.result.exit_code == 0, self.result.output
 
-    def answer(self, question):
-        machine = self.guest.machine
+    def answer(self, machine, question):
         match question:
             case "eject":
                 # The card goes, the reader stays.
                 machine.execute("human-monitor-command", {"command-line": "drive_del EMPTY"})
-            case "swap":
+            case "unplug":
+                self.digests["start"] = self.digest_images()
                 machine.execute("device_del", {"id": "stick-SWAPA"})
+            case "plug":
                 device = {"driver": "usb-storage", "id": "stick-SWAPB", "bus": "port-SWAPA.0"}
                 more = {"drive": "SWAPB", "serial": "SWAPB", "removable": True}
                 machine.execute("device_add", {**device, **more})
@@ -92,8 +98,7 @@ class Run:
                 self.digests[question] = self.digest_images()
 
     def digest_images(self):
-        serials = [*(kind.serial for kind in KINDS), *SWAPPED]
-        return {serial: digest(image(self.images, serial)) for serial in serials}
+        return {path.stem: digest(path) for path in sorted(self.images.glob("*.img"))}
 
     def read(self, name):
         return (self.folder / name).read_text()
@@ -110,6 +115,29 @@ class Run:
         }
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    images = tmp_path_factory.mktemp("images")
+    disks, arguments = make_disks(images)
+    return Run(
+        "disk-kinds", BUILD + JUDGES + JUDGE, images, disks, arguments,
+        ("eject", "before", "after"),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory):
+    images = tmp_path_factory.mktemp("swapped")
+    disks = [kind for kind in make_disks(images)[0] if kind.serial == "CLEAN"]
+    for path in images.glob("*.img"):
+        if path.stem != "CLEAN":
+            path.unlink()
+    return Run(
+        "disk-swapped", AT_A_TERMINAL, images, disks, make_swapped(images),
+        ("unplug", "plug", "partitioned"),
+    )  # fmt: skip
+
+
 def make_source(folder):
     """A little tree: what is refused needs no Windows, and what is written here is not booted."""
     (folder / "EFI/BOOT").mkdir(parents=True)
@@ -121,16 +149,6 @@ def make_source(folder):
 def digest(path):
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = ROOT / "out" / "vm-tests" / "disk-kinds"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    run = Run(folder, tmp_path_factory.mktemp("images"))
-    assert run.result.exit_code == 0, run.result.output
-    return run
 
 
 def words_for_people(text):
@@ -167,7 +185,7 @@ def test_create_refuses_it_by_name(run, kind):
 
 def test_no_byte_of_any_disk_changed_by_being_judged(run):
     assert run.digests["after"] == run.digests["before"]
-    assert len(run.digests["after"]) == len(KINDS) + len(SWAPPED)
+    assert len(run.digests["after"]) == len(KINDS)
 
 
 def test_all_was_really_in_use_when_it_was_judged(run):
@@ -196,7 +214,7 @@ def test_all_was_really_in_use_when_it_was_judged(run):
     assert not {f"{paths[serial]}1" for serial in ("NSMOUNT", "DETACHED")} & {*mounts}
     claimed = run.load("in-use-report.json")["claimed"]
     # nobody but the guards would have kept us from these
-    free = {"CLEAN", "SWAPA", "ZFS", "WRITER", "FIXED", "READONLY", "EMPTY", "LOOPED"}
+    free = {"CLEAN", "SMALL", "ZFS", "WRITER", "FIXED", "READONLY", "EMPTY", "LOOPED"}
     assert {serial for serial, is_claimed in claimed.items() if not is_claimed} == free
 
 
@@ -214,31 +232,34 @@ def test_a_loop_device_over_a_disk_is_no_way_around_its_guards(run):
     assert (loop["is_target"], [*reasons_of(loop)]) == (False, ["not-a-disk"])
 
 
-def test_another_stick_in_the_port_while_the_question_is_open(run):
-    said = run.read("swapped.txt")
+def test_another_stick_in_the_port_while_the_question_is_open(terminal):
+    said = terminal.read("swapped.txt")
     assert said.endswith("exit 4\n")
-    assert re.search(r"is not the disk that was chosen: serial: expected SWAPA, found SWAPB", said)
-    assert run.digests["partitioned"]["SWAPA"] == run.digests["before"]["SWAPA"]
-    blank = hashlib.sha256(bytes(64 * MIB)).hexdigest()
-    assert run.digests["after"]["SWAPB"] == blank
+    assert "is not the disk that was chosen: serial: expected SWAPA, found SWAPB" in said
+    assert terminal.digests["start"]["SWAPA"] == terminal.digests["end"]["SWAPA"]
+    # it is as it was made, but for what sfdisk wrote to it later
+    assert terminal.digests["start"]["SWAPB"] == hashlib.sha256(bytes(64 * MIB)).hexdigest()
 
 
-def test_partitioned_by_another_program_while_the_question_is_open(run):
-    said = run.read("partitioned.txt")
+def test_partitioned_by_another_program_while_the_question_is_open(terminal):
+    said = terminal.read("partitioned.txt")
     assert said.endswith("exit 4\n")
-    assert "/dev/sd" in said
-    assert "is not as it was when the plan was shown: expected no table with no partition" in said
-    assert "found a dos table with partitions 1 at [0x100000,0x4000000)" in said
+    words = "is not as it was when the plan was shown: expected no table with no partition, found "
+    assert f"{words}a dos table with partitions 1 at [0x100000,0x4000000)" in said
     # what sfdisk wrote is there, and nothing after it
-    assert run.digests["partitioned"]["SWAPB"] != run.digests["after"]["SWAPB"]
-    assert run.digests["end"]["SWAPB"] == run.digests["partitioned"]["SWAPB"]
+    assert terminal.digests["partitioned"]["SWAPB"] != terminal.digests["start"]["SWAPB"]
+    assert terminal.digests["end"]["SWAPB"] == terminal.digests["partitioned"]["SWAPB"]
 
 
-def test_the_one_that_is_allowed_is_written(run):
-    assert run.read("written.txt").endswith("exit 0\n")
-    changed = {s for s, value in run.digests["end"].items() if value != run.digests["after"][s]}
-    assert "CLEAN" in changed
-    assert run.digests["end"]["CLEAN"] != run.digests["partitioned"]["CLEAN"]
+def test_the_one_that_is_allowed_is_written(terminal):
+    assert terminal.read("written.txt").endswith("exit 0\n")
+    assert terminal.digests["end"]["CLEAN"] != terminal.digests["partitioned"]["CLEAN"]
+
+
+def test_too_small_is_said_by_create(run):
+    code, said = run.load("in-use-report.json")["creates"]["SMALL"]
+    assert (code, said["error"]) == (4, "TargetTooSmallError")
+    assert "the target has 24 MiB" in said["message"]
 
 
 def test_the_text_for_people(run):
@@ -256,8 +277,8 @@ def test_the_document_says_what_was_said(run):
     rows = []
     for kind in KINDS:
         if kind.serial in creates:
-            message = creates[kind.serial][1]["message"].split(" is refused: ")[1]
-            said = words_for_people(message)
+            message = creates[kind.serial][1]["message"]
+            said = words_for_people(message.partition(" is refused: ")[2] or message)
         else:
             said = "allowed, and written"
         after = ", ".join(f"`{rule}`" for rule in kind.rules_after) or "allowed"

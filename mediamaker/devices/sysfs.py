@@ -121,9 +121,10 @@ def read_block_nodes(roots: SystemRoots) -> dict[str, BlockNode]:
         if disk is None:
             continue
         nodes[disk.name] = disk
-        for inner in _entries(directory):
-            if (inner / "partition").is_file():
-                partition = _read_node(inner.name, inner, entry.name)
+        for name in _names(directory):
+            # the kernel makes a partition's name of its disk's: most of the rest is not asked
+            if name.startswith(entry.name) and (directory / name / "partition").is_file():
+                partition = _read_node(name, directory / name, entry.name)
                 if partition is not None:
                     nodes[partition.name] = partition
     return nodes
@@ -139,8 +140,8 @@ def _read_node(name: str, directory: Path, disk_name: str) -> BlockNode | None:
         number=number,
         disk_name=disk_name,
         partition_number=read_integer(directory / "partition"),
-        slaves=tuple(entry.name for entry in _entries(directory / "slaves")),
-        holders=tuple(entry.name for entry in _entries(directory / "holders")),
+        slaves=tuple(_names(directory / "slaves")),
+        holders=tuple(_names(directory / "holders")),
         mapper_name=read_attribute(directory / "dm" / "name"),
         mapper_uuid=read_attribute(directory / "dm" / "uuid"),
         backing_file=read_attribute(directory / "loop" / "backing_file"),
@@ -148,7 +149,11 @@ def _read_node(name: str, directory: Path, disk_name: str) -> BlockNode | None:
 
 
 def _entries(directory: Path) -> list[Path]:
+    return [directory / name for name in _names(directory)]
+
+
+def _names(directory: Path) -> list[str]:
     try:
-        return sorted(directory.iterdir())
+        return sorted(os.listdir(directory))  # noqa: PTH208 - a Path for each takes its time
     except OSError:
         return []
