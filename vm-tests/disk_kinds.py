@@ -160,7 +160,7 @@ say judges
     findmnt --task $(cat hidden.pid) --noheadings -o SOURCE,TARGET /mnt/hidden
     ls -l /proc/$reader/fd/0 /proc/$writer/fd/8; ls -d /sys/fs/ext4/sd*
 } > judges.txt 2>&1
-lsblk --json --bytes -o PATH,SERIAL,SIZE,RO,TYPE,FSTYPE,MOUNTPOINTS > lsblk.json
+lsblk --json --bytes -o NAME,PATH,SERIAL,SIZE,RO,TYPE,FSTYPE,MOUNTPOINTS > lsblk.json
 pvs --noheadings -o pv_name,vg_name,vg_attr,lv_count > pvs.txt
 zpool status > zpool.txt
 btrfs filesystem show /mnt/btrfs > btrfs.txt
