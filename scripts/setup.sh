@@ -23,6 +23,8 @@ test_packages=(
     chromium xvfb x11-utils xdotool qemu-system-gui
     shim-signed grub-efi-amd64-signed sbsigntool openssl
     qemu-system-arm qemu-efi-aarch64 clang lld
+    # kinds of disk that must be refused, built for real in a guest
+    lvm2 mdadm cryptsetup-bin dmsetup multipath-tools zfs-fuse
 )
 [ "${1:-}" = test ] && packages+=("${test_packages[@]}")
 
@@ -38,9 +40,22 @@ if [ "${#missing[@]}" -gt 0 ]; then
         as_root=(sudo)
     fi
     echo "setup: installing ${missing[*]}"
+    # Only guests need these services: none is started now, nor with the next boot.
+    declare -A services=([mdadm]="mdmonitor mdadm" [multipath-tools]="multipathd multipath-tools"
+        [zfs-fuse]=zfs-fuse)
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        trap '"${as_root[@]}" rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" install -m 755 /dev/stdin /usr/sbin/policy-rc.d
+    fi
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
         apt-get install -q -y --no-install-recommends "${missing[@]}"
+    for package in "${missing[@]}"; do
+        for service in ${services[$package]:-}; do
+            "${as_root[@]}" systemctl disable "$service" 2>/dev/null ||
+                "${as_root[@]}" update-rc.d "$service" disable 2>/dev/null || true
+        done
+    done
 fi
 
 # The interpreter: python3 of the PATH where it is new enough, else Debian's own.

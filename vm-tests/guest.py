@@ -132,6 +132,7 @@ class Guest:
         work_dir: shared with the guest, for reading and writing, under its own path.
         memory_size: bytes; what the guest writes outside ``work_dir`` takes memory too.
         with_udev: start udev, as a real system does, for the block devices only (about 2 s).
+        extra_arguments: more of QEMU's own, for disks that ``Disk`` can't say.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Guest:
         disks: Sequence[Disk] = (),
         memory_size: int = 768 * MIB,
         with_udev: bool = True,
+        extra_arguments: Sequence[str] = (),
     ) -> None:
         self._work_dir = work_dir.resolve()
         self._token = f"guest-{secrets.token_hex(8)}"
@@ -174,6 +176,7 @@ class Guest:
                 "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off usb-storage.delay_use=0",
                 *_share("host", Path("/"), "readonly=on"),
                 *_share("work", self._work_dir, "readonly=off"),
+                *extra_arguments,
             ],
         )
 

@@ -36,7 +36,7 @@ from mediamaker.cli.session import (
 from mediamaker.devices.file_target import check_image_place
 from mediamaker.devices.guard import GuardContext, check_may_write
 from mediamaker.devices.table import DiskTable, read_table, show_lost
-from mediamaker.devices.target import BlockTarget, FileTarget
+from mediamaker.devices.target import BlockTarget, DiskBinding, FileTarget, bind_disk
 from mediamaker.errors import ExitCode, TargetRefusedError
 from mediamaker.execute.create import ExecuteResult, execute_plan
 from mediamaker.execute.interrupts import interrupt_sets
@@ -99,8 +99,9 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     if args.receipt is not None:
         check_text_file(args.receipt, option="--receipt", sources=sources, target=args.target)
     table: DiskTable | None = None
+    bound: DiskBinding | None = None
     if is_device:
-        plan, table = _plan_device(args, output, session, resumption)
+        plan, table, bound = _plan_device(args, output, session, resumption)
     else:
         plan = session.plan(image_geometry(args, session))
         check_same_plan(resumption, plan)
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     with (
         SourceReader(plan.sources) as reader,
         interrupt_sets(cancel),
-        _open_target(args, plan, resumption, is_device=is_device) as target,
+        _open_target(args, plan, resumption, bound) as target,
     ):
         undo_file = None
         if resumption.journal is not None:
@@ -144,7 +145,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
 
 def _plan_device(
     args: argparse.Namespace, output: Output, session: Session, resumption: Resumption
-) -> tuple[Plan, DiskTable]:
+) -> tuple[Plan, DiskTable, DiskBinding]:
     """Plan for a disk, then let guards and person release it; and what is on it now."""
     disk = find_target_disk(args.target)
     plan = session.plan(disk_geometry(disk))
@@ -154,11 +155,12 @@ def _plan_device(
         output.warning(f"{verdict.reason} [{verdict.rule}]: {verdict.hint}")
     _announce(plan, session, output)
     output.note("what is there now will be lost:")
+    bound = bind_disk(disk)
     table = read_table(disk.path)
     for line in show_lost(disk, table):
         output.note(f"  {line}")
     release_disk(args, disk, context, output)
-    return plan, table
+    return plan, table, bound
 
 
 def _guard_context(args: argparse.Namespace, *, needed_size: int | None) -> GuardContext:
@@ -171,12 +173,12 @@ def _guard_context(args: argparse.Namespace, *, needed_size: int | None) -> Guar
 
 @contextmanager
 def _open_target(
-    args: argparse.Namespace, plan: Plan, resumption: Resumption, *, is_device: bool
+    args: argparse.Namespace, plan: Plan, resumption: Resumption, bound: DiskBinding | None
 ) -> Iterator[Target]:
     """The target, opened for writing; the engine finishes or aborts it."""
     target: Target
-    if is_device:
-        target = BlockTarget.open(args.target)
+    if bound is not None:
+        target = BlockTarget.open(args.target, expected=bound)
         remove_leftovers(resumption)
     elif resumption.journal is not None and resumption.partial is not None:
         target = FileTarget.resume(

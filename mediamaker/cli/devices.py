@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 
 from mediamaker.cli.output import Output
@@ -12,6 +13,8 @@ from mediamaker.devices.disk import Disk
 from mediamaker.devices.guard import GuardContext, Verdict, check_disk, confirmation_words
 from mediamaker.errors import ExitCode
 from mediamaker.units import format_size
+
+Judged = tuple[Disk, tuple[Verdict, ...]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,26 +29,58 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     context = GuardContext(allow_fixed_disk=args.allow_fixed_disk)
     judged = [(disk, check_disk(disk, context)) for disk in list_disks()]
     output.event("devices", disks=[_to_json(disk, verdicts) for disk, verdicts in judged])
-    blocks = ["\n".join(_show(disk, verdicts)) for disk, verdicts in judged]
-    output.result("\n\n".join(blocks) or "no disk was found")
+    output.result("\n\n".join(_blocks(judged)) or "no disk was found")
     return ExitCode.DONE
 
 
+def _blocks(judged: list[Judged]) -> Iterator[str]:
+    """What may be written first, then what may not; volumes are no disks and share one line."""
+    disks = [(disk, verdicts) for disk, verdicts in judged if disk.kind != "volume"]
+    targets = [item for item in disks if _is_target(item[1])]
+    if disks:
+        paths = ", ".join(str(disk.path) for disk, _ in targets)
+        count = f"{len(targets)} of {len(disks)} disk{'' if len(disks) == 1 else 's'}"
+        yield f"{count} may be written" + (f": {paths}" if paths else "")
+    for disk, verdicts in (*targets, *(item for item in disks if not _is_target(item[1]))):
+        yield "\n".join(_show(disk, verdicts))
+    holders = {holder.name: str(holder) for disk, _ in judged for holder in disk.holders}
+    volumes = [
+        f"{disk.path}, {holders.get(disk.name, disk.bus)}, {format_size(disk.size)}"
+        for disk, _ in judged
+        if disk.kind == "volume"
+    ]
+    if volumes:
+        yield "\n".join(["made of these disks by the kernel, so never written:", *_indent(volumes)])
+
+
 def _show(disk: Disk, verdicts: tuple[Verdict, ...]) -> list[str]:
-    is_target = not any(verdict.is_refusal for verdict in verdicts)
-    lines = [
-        (
-            f"{disk.path}  {format_size(disk.size)}  {disk.bus}  {disk.title or 'no model'}  "
-            f"serial {disk.serial or 'none'}"
-        ),
-        f"  target: {'yes, confirm with ' + repr(confirmation_words(disk)) if is_target else 'no'}",
-    ]
-    lines += [
-        f"  {'because' if verdict.is_refusal else 'careful'}: {verdict.reason} [{verdict.rule}]"
-        for verdict in verdicts
-    ]
-    lines += [f"  holds: {words}" for words in _contents(disk)]
-    return lines
+    title, serial = disk.title or "no model", disk.serial or "none"
+    lines = [f"{disk.path}  {format_size(disk.size)}  {disk.bus}  {title}  serial {serial}"]
+    if _is_target(verdicts):
+        lines.append(f'  yes, may be written; confirm with "{confirmation_words(disk)}"')
+    refusals = [verdict for verdict in verdicts if verdict.is_refusal]
+    lines += [f"  no: {verdict.reason} [{verdict.rule}]" for verdict in refusals]
+    if refusals:
+        # the first outweighs the others: nobody unmounts the system's own disk
+        lines.append(f"      -> {refusals[0].hint}")
+    else:
+        lines += [
+            f"  careful: {verdict.reason} [{verdict.rule}]; {verdict.hint}" for verdict in verdicts
+        ]
+    return lines + [f"  holds: {words}" for words in _contents(disk) or _nothing(disk)]
+
+
+def _is_target(verdicts: tuple[Verdict, ...]) -> bool:
+    return not any(verdict.is_refusal for verdict in verdicts)
+
+
+def _nothing(disk: Disk) -> list[str]:
+    is_unknown = disk.size == 0 or disk.signature.problem is not None
+    return [] if is_unknown else ["no partition table and no known file system"]
+
+
+def _indent(lines: list[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
 
 
 def _contents(disk: Disk) -> list[str]:
@@ -78,7 +113,7 @@ def _to_json(disk: Disk, verdicts: tuple[Verdict, ...]) -> dict[str, Any]:
         "size": disk.size,
         "logical_sector_size": disk.logical_sector_size,
         "is_removable": disk.is_removable,
-        "is_target": not any(verdict.is_refusal for verdict in verdicts),
+        "is_target": _is_target(verdicts),
         "confirm": confirmation_words(disk),
         "reasons": [
             {

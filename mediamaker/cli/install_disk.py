@@ -25,7 +25,7 @@ from mediamaker.devices.disk import Disk
 from mediamaker.devices.file_target import check_image_place
 from mediamaker.devices.guard import GuardContext, check_may_write
 from mediamaker.devices.table import DiskTable, read_table, show_lost
-from mediamaker.devices.target import BlockTarget, FileTarget
+from mediamaker.devices.target import BlockTarget, DiskBinding, FileTarget, bind_disk
 from mediamaker.errors import ExitCode, TargetRefusedError, UsageError
 from mediamaker.install.disk_contents import DiskInstall, decide, prepare_disk
 from mediamaker.install.image_facts import FirmwareKind, ImageFacts
@@ -156,6 +156,8 @@ def install_disk(
         _check_file_target(args, request)
     seed: str = args.seed if args.seed is not None else secrets.token_hex(8)
     install = _decide(args, request, facts, disk, seed)
+    # before its table is read: what is shown is what is bound
+    bound = None if disk is None or args.dry_run else bind_disk(disk)
     table = None if disk is None else read_table(disk.path)
     _announce(install, table, seed, output)
     if args.dry_run:
@@ -165,7 +167,7 @@ def install_disk(
     if disk is not None and table is not None:
         _release(args, disk, table, install, output)
     began = time.monotonic()
-    result = _carry_out(args, install, disk, output)
+    result = _carry_out(args, install, disk, bound, output)
     if args.nvram and disk is not None:
         add_nvram_entry(disk.path, install.placed.system.number)
     _report(args, output, verb, install, result, seconds=time.monotonic() - began)
@@ -242,7 +244,11 @@ def _release(
 
 
 def _carry_out(
-    args: argparse.Namespace, install: DiskInstall, disk: Disk | None, output: Output
+    args: argparse.Namespace,
+    install: DiskInstall,
+    disk: Disk | None,
+    bound: DiskBinding | None,
+    output: Output,
 ) -> InstallResult:
     def on_plan(plan: InstallPlan) -> None:
         output.note(f"plan_id {plan.plan.plan_id}, install_id {plan.install_id}")
@@ -253,7 +259,7 @@ def _carry_out(
         if disk is not None:
             return install_to_device(
                 prepared,
-                BlockTarget.open(disk.path),
+                BlockTarget.open(disk.path, expected=bound),
                 is_verifying=args.verify,
                 on_plan=on_plan,
                 on_event=work.on_event,

@@ -118,7 +118,7 @@ def install_partitions(args: argparse.Namespace, output: Output) -> ExitCode:
                 )
                 output.result("dry run: nothing was written")
                 return ExitCode.DONE
-            release(system.disk, args.confirm, output)
+            release(system.disk, disk, args.confirm, output)
             with (
                 working(output) as work,
                 scratch_folder(args.scratch or SCRATCH_DEFAULT) as scratch,

@@ -124,7 +124,7 @@ def _add(
         output.note("\n".join(show_recovery(prepared)))
         if not args.dry_run:
             # Ctrl-C at the question ends it as usual; from here on it is waited for.
-            release(args.target, args.confirm, output)
+            release(args.target, disk, args.confirm, output)
             warning = _write(args, output, disk, prepared, undo_path)
         fields = _add_to_json(prepared)
     if warning is not None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from mediamaker.cli.options import check_sector_size_option, image_sector_size, media_request
 from mediamaker.cli.output import Output
 from mediamaker.cli.prepare import prepare_source
-from mediamaker.devices.discover import find_disk, list_disks
+from mediamaker.devices.discover import look_up_disk
 from mediamaker.devices.disk import Disk
 from mediamaker.devices.target import is_block_device
 from mediamaker.errors import MediaError, TargetRefusedError, UsageError
@@ -149,7 +149,7 @@ def find_target_disk(target: Path) -> Disk:
     Raises:
         TargetRefusedError: no disk, a partition, or not found.
     """
-    return find_disk(target, list_disks())
+    return look_up_disk(target)
 
 
 def disk_geometry(disk: Disk) -> Geometry:

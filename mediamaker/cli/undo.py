@@ -59,7 +59,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
             restored_size = 0
             if not args.dry_run:
                 if state.new_sectors and not state.foreign_sectors:
-                    release(target, args.confirm, output)
+                    release(target, disk, args.confirm, output)
                 with working(output) as work:
                     meter = ProgressMeter(work.on_event, time.monotonic)
                     result = apply_undo(undo, disk, meter=meter)

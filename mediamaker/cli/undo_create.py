@@ -45,7 +45,7 @@ def undo_create(args: argparse.Namespace, output: Output) -> ExitCode:
             for line in lines:
                 output.note(line)
             if state.foreign_range is None:
-                release(target, args.confirm, output)
+                release(target, disk, args.confirm, output)
             with working(output) as work:
                 meter = ProgressMeter(work.on_event, time.monotonic)
                 # What a journal of this disk claims is true no more.

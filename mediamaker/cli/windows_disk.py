@@ -21,7 +21,7 @@ from mediamaker.devices.guard import (
 )
 from mediamaker.devices.mounts import read_mounts
 from mediamaker.devices.sysfs import SystemRoots
-from mediamaker.devices.target import is_block_device
+from mediamaker.devices.target import BlockTarget, is_block_device
 from mediamaker.errors import TargetRefusedError
 from mediamaker.install.disk_file import ChangeableDisk, open_disk
 from mediamaker.install.recovery_add import find_sector_size
@@ -74,13 +74,15 @@ def _opened(path: Path, *, writable: bool) -> Iterator[ChangeableDisk]:
         disk.close()
 
 
-def release(path: Path, given: str | None, output: Output) -> None:
+def release(path: Path, opened: ChangeableDisk, given: str | None, output: Output) -> None:
     """Have the person name the disk that will be changed; an image file is only named once.
 
+    What was computed for ``opened`` must still fit it after the person has thought.
+
     Raises:
-        TargetRefusedError: not confirmed.
+        TargetRefusedError: not confirmed, another disk, or changed by somebody meanwhile.
     """
-    if not is_block_device(path):
+    if not isinstance(opened, BlockTarget):
         return
     disk = find_target_disk(path)
     words = confirmation_words(disk)
@@ -94,6 +96,7 @@ def release(path: Path, given: str | None, output: Output) -> None:
         print(printable(question), end="", file=sys.stderr, flush=True)
         given = sys.stdin.readline()
     check_confirmation(disk, given)
+    opened.check_unchanged()
 
 
 def is_in_memory(folder: Path) -> bool:

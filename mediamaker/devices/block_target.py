@@ -15,8 +15,10 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from mediamaker.devices.binding import DiskBinding, check_bound, read_binding
 from mediamaker.devices.descriptor import Descriptor
-from mediamaker.devices.discover import find_disk, list_disks
+from mediamaker.devices.discover import look_up_disk
+from mediamaker.devices.disk import Disk
 from mediamaker.errors import TargetRefusedError
 
 _BLKROGET = 0x125E
@@ -37,14 +39,20 @@ class BlockTarget(Descriptor):
         self._path = path
         self._device_number = os.fstat(descriptor).st_rdev
         self._is_direct = is_direct
+        self._binding: DiskBinding | None = None
 
     @classmethod
-    def open(cls, path: Path, *, writable: bool = True) -> BlockTarget:
+    def open(
+        cls, path: Path, *, writable: bool = True, expected: DiskBinding | None = None
+    ) -> BlockTarget:
         """The block device at ``path``; O_EXCL if it is to be written, never without.
 
+        ``expected`` is the disk that a plan was shown for (``bind_disk``): what was opened must
+        be that one, and have the same on it.
+
         Raises:
-            TargetRefusedError: not a block device, in use (says by what), read-only, empty, or
-                not permitted.
+            TargetRefusedError: not a block device, in use (says by what), read-only, empty, not
+                permitted, or not as ``expected``.
         """
         _check_block_device(path)
         flags = (os.O_RDWR | os.O_EXCL) if writable else os.O_RDONLY
@@ -73,7 +81,30 @@ class BlockTarget(Descriptor):
         except TargetRefusedError:
             os.close(descriptor)
             raise
-        return cls(descriptor, path, size, sector_size, is_direct=is_direct)
+        target = cls(descriptor, path, size, sector_size, is_direct=is_direct)
+        if expected is not None:
+            target._binding = expected
+            try:
+                target.check_unchanged()
+            except BaseException:
+                target.close()
+                raise
+        return target
+
+    def check_unchanged(self) -> None:
+        """It is still what it was opened as ``expected`` to be; call before the first write.
+
+        Raises:
+            TargetRefusedError: another disk, or other tables or superblocks; says which.
+        """
+        if self._binding is None:
+            return
+        if not self.is_present():
+            raise TargetRefusedError(
+                f"{self.name}: that name stands for another device now, or for none",
+                hint="nothing was written; look again with `mediamaker devices`",
+            )
+        check_bound(self._binding, self)
 
     @property
     def is_durable(self) -> bool:
@@ -156,6 +187,16 @@ class BlockTarget(Descriptor):
         return True
 
 
+def bind_disk(disk: Disk) -> DiskBinding:
+    """What ``disk`` is and holds now, to be handed to ``BlockTarget.open`` when all is decided.
+
+    Raises:
+        TargetRefusedError: it can't be read, or another one has its name already.
+    """
+    with BlockTarget.open(disk.path, writable=False) as device:
+        return read_binding(disk, device)
+
+
 def _check_block_device(path: Path) -> None:
     try:
         mode = path.stat().st_mode
@@ -194,7 +235,7 @@ def _describe_open_error(error: OSError, path: Path) -> TargetRefusedError:
 def _describe_users(path: Path) -> str:
     """What the kernel's EBUSY is likely about."""
     try:
-        disk = find_disk(path, list_disks())
+        disk = look_up_disk(path)
     except TargetRefusedError:
         return "by something that does not show"
     users = [
@@ -202,6 +243,7 @@ def _describe_users(path: Path) -> str:
         *(f"swap: {swap}" for swap in disk.swaps),
         *(f"part of {holder}" for holder in disk.holders),
         *(f"ZFS pool {pool}" for pool in disk.imported_pools),
+        *map(str, disk.writers),
     ]
     return "; ".join(users) or "another program has it open for itself (see lsof, fuser)"
 

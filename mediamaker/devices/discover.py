@@ -21,9 +21,19 @@ from mediamaker.devices.disk import Disk, DiskKind, DiskMount, DiskPartition, Ho
 from mediamaker.devices.hardware import Hardware, read_hardware
 from mediamaker.devices.signatures import Signature, read_signature, read_udev
 from mediamaker.devices.sysfs import SYSFS_UNIT_SIZE, BlockNode, SystemRoots, read_integer
+from mediamaker.devices.writers import read_writers
 from mediamaker.errors import TargetRefusedError
 
-__all__ = ["Disk", "DiskMount", "DiskPartition", "Holder", "find_disk", "list_disks"]
+__all__ = [
+    "Disk",
+    "DiskMount",
+    "DiskPartition",
+    "Holder",
+    "find_disk",
+    "list_disks",
+    "look_up_disk",
+    "read_disk",
+]
 
 SYSTEM_MOUNTPOINTS = frozenset(
     {"/", "/boot", "/boot/efi", "/boot/firmware", "/efi", "/etc", "/gnu", "/home", "/nix"}
@@ -52,6 +62,23 @@ def list_disks(
     """Every whole disk, in natural order of names. Never writes, never fails on one odd disk."""
     lister = _Lister(SystemRoots(sysfs_root, proc_root, dev_root, run_root))
     return tuple(sorted(lister.read_disks(), key=lambda disk: _natural(disk.name)))
+
+
+def read_disk(device_number: str) -> Disk | None:
+    """The disk ``major:minor`` of the running system alone, looked up freshly; None if gone."""
+    return _Lister(SystemRoots()).read_numbered(device_number)
+
+
+def look_up_disk(path: str | Path) -> Disk:
+    """As ``find_disk``, on the running system; only that one disk is read.
+
+    Raises:
+        TargetRefusedError: as ``find_disk``.
+    """
+    lister = _Lister(SystemRoots())
+    number = _device_number(Path(path), Path(os.path.realpath(path)))
+    disk = None if number is None else lister.read_numbered(number)
+    return disk or find_disk(path, lister.read_disks())
 
 
 def find_disk(path: str | Path, disks: Iterable[Disk]) -> Disk:
@@ -119,11 +146,17 @@ class _Lister:
             for swap in block_map.swaps
         ]
         self._pools = _read_imported_pools(roots.proc)
+        self._writers = read_writers(block_map)
 
     def read_disks(self) -> list[Disk]:
         """Every listed disk."""
         nodes = self._map.nodes.values()
         return [self._read_disk(node) for node in nodes if _is_listed(node)]
+
+    def read_numbered(self, device_number: str) -> Disk | None:
+        """The listed disk of that number."""
+        node = self._map.nodes.get(self._map.find_number(device_number) or "")
+        return self._read_disk(node) if node is not None and _is_listed(node) else None
 
     def _read_disk(self, node: BlockNode) -> Disk:
         udev = read_udev(self._roots.run, node.number)
@@ -137,7 +170,7 @@ class _Lister:
             path=node.dev_path(self._roots.dev),
             name=node.name,
             device_number=node.number,
-            kind=_kind(node, hardware),
+            kind=self._read_kind(node, hardware),
             bus=hardware.bus,
             vendor=hardware.vendor,
             model=hardware.model,
@@ -160,7 +193,24 @@ class _Lister:
             swaps=tuple(path for path, on in self._swaps if self._is_under(node, on)),
             system_mountpoints=self._read_system_mountpoints(node, pools),
             imported_pools=pools,
+            writers=tuple(
+                writer
+                for writer in self._writers
+                if self._is_under(node, [writer.device], through_files=False)
+            ),
         )
+
+    def _read_kind(self, node: BlockNode, hardware: Hardware) -> DiskKind:
+        # a loop device over a device is that device by another name, past all its guards
+        is_over_device = (
+            node.backing_file is not None
+            and self._map.find_device_file(node.backing_file) is not None
+        )
+        if node.is_loop and not is_over_device:
+            return "loop"
+        if is_over_device or node.is_mapper or node.is_md or node.slaves:
+            return "volume"
+        return "optical" if hardware.is_optical else "disk"
 
     def _read_partitions(self, disk: BlockNode) -> tuple[DiskPartition, ...]:
         partitions = [
@@ -190,7 +240,9 @@ class _Lister:
         mounts: list[DiskMount] = []
         for mount, on in self._mounts:
             if self._is_under(node, on, through_files=False):
-                mounts.append(DiskMount(min(on, key=_natural), mount.place, mount.filesystem))
+                # of a file system on several disks, the member that is on this one
+                own = [name for name in on if self._is_under(node, [name], through_files=False)]
+                mounts.append(DiskMount(min(own, key=_natural), mount.place, mount.filesystem))
             elif mount.zfs_pool in pools:
                 mounts.append(DiskMount(mount.source, mount.place, mount.filesystem))
         return tuple(mounts)
@@ -225,14 +277,6 @@ def _is_listed(node: BlockNode) -> bool:
     is_unbound_loop = node.is_loop and node.backing_file is None
     is_unconnected_nbd = node.name.startswith("nbd") and node.size == 0
     return not (is_unbound_loop or is_unconnected_nbd)
-
-
-def _kind(node: BlockNode, hardware: Hardware) -> DiskKind:
-    if node.is_loop:
-        return "loop"
-    if node.is_mapper or node.is_md or node.slaves:
-        return "volume"
-    return "optical" if hardware.is_optical else "disk"
 
 
 def _holder(node: BlockNode) -> Holder:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from mediamaker.devices.signatures import Signature
+from mediamaker.devices.writers import Writer
 
 DiskKind = Literal["disk", "loop", "optical", "volume"]
-"""A volume is what the kernel makes of other devices: device-mapper, RAID, bcache."""
+"""A volume is what the kernel makes of other devices: device-mapper, RAID, bcache, loop."""
 
 HolderKind = Literal[
     "LVM", "RAID", "LUKS", "multipath", "dm-crypt", "device-mapper", "loop", "other"
@@ -86,6 +87,7 @@ class Disk:
     swaps: tuple[str, ...]
     system_mountpoints: tuple[str, ...]
     imported_pools: tuple[str, ...]
+    writers: tuple[Writer, ...]
 
     @property
     def is_system(self) -> bool:

@@ -20,7 +20,9 @@ from pathlib import Path
 
 from mediamaker.devices.blockmap import disks_of_path
 from mediamaker.devices.disk import Disk, HolderKind
+from mediamaker.devices.signatures import Signature
 from mediamaker.devices.sysfs import SystemRoots
+from mediamaker.devices.writers import is_claimed
 from mediamaker.errors import TargetError, TargetRefusedError, TargetTooSmallError
 from mediamaker.units import format_size
 
@@ -174,9 +176,49 @@ def _is_same_file(one: Path, other: Path) -> bool:
 
 
 def _check_zfs(disk: Disk, _: GuardContext) -> str | None:
-    if not disk.imported_pools:
+    if disk.imported_pools:
+        return f"it is a member of a ZFS pool in use: {_join(disk.imported_pools)}"
+    # ZFS in user space (zfs-fuse) is known to no kernel: its pools do not show in /proc/spl
+    labels = dict(_named_signatures(disk))
+    using = [
+        f"{labels[writer.device].label or 'without a name'} ({writer})"
+        for writer in disk.writers
+        if writer.device in labels and labels[writer.device].type == "zfs_member"
+    ]
+    return f"it is a member of a ZFS pool in use: {_join(using)}" if using else None
+
+
+def _check_open_for_writing(disk: Disk, _: GuardContext) -> str | None:
+    if not disk.writers:
         return None
-    return f"it is a member of a ZFS pool in use: {_join(disk.imported_pools)}"
+    return f"another program may be writing to it: {_join(disk.writers)}"
+
+
+def _check_claimed(disk: Disk, context: GuardContext) -> str | None:
+    # what is known to use it has a refusal of its own
+    if disk.size == 0 or _is_in_use(disk) or not is_claimed(disk.path, disk.device_number):
+        return None
+    alive = [
+        f"{path.parent.name} on {name}"
+        for name in (disk.name, *(part.name for part in disk.partitions))
+        for path in sorted((context.roots.sysfs / "fs").glob(f"*/{name}"))
+    ]
+    return "something has it for itself that shows nowhere" + (
+        f": a file system that is mounted nowhere any more and still in use: {_join(alive)}"
+        if alive
+        else " (a program that opened it, or a file system detached by umount -l)"
+    )
+
+
+def _is_in_use(disk: Disk) -> bool:
+    return bool(disk.mounts or disk.swaps or disk.holders or disk.imported_pools or disk.writers)
+
+
+def _named_signatures(disk: Disk) -> tuple[tuple[str, Signature], ...]:
+    return (
+        (disk.name, disk.signature),
+        *((part.name, part.signature) for part in disk.partitions),
+    )
 
 
 def _check_holder(*kinds: HolderKind, what: str) -> Check:
@@ -205,17 +247,12 @@ def _check_too_small(disk: Disk, context: GuardContext) -> str | None:
     )
 
 
-def _check_inactive_member(disk: Disk, context: GuardContext) -> str | None:
+def _check_inactive_member(disk: Disk, _: GuardContext) -> str | None:
     # what is in use has a refusal of its own, and is not said twice
-    if disk.holders or disk.swaps or disk.imported_pools or _check_mounted(disk, context):
+    if _is_in_use(disk):
         return None
     members = [
-        f"{name}: {signature}"
-        for name, signature in (
-            (disk.name, disk.signature),
-            *((part.name, part.signature) for part in disk.partitions),
-        )
-        if signature.is_member
+        f"{name}: {signature}" for name, signature in _named_signatures(disk) if signature.is_member
     ]
     return (
         f"it holds parts of something that is not active now: {_join(members)}" if members else None
@@ -271,6 +308,16 @@ RULES: tuple[Rule, ...] = (
         "held-by-other",
         _check_holder("device-mapper", "loop", "other", what="another device"),
         f"{_IF_MEANT} take what uses it out of use first; lsblk, dmsetup and losetup show it",
+    ),
+    Rule(
+        "open-for-writing",
+        _check_open_for_writing,
+        f"{_IF_MEANT} wait until that program is done with it, or end it",
+    ),
+    Rule(
+        "claimed",
+        _check_claimed,
+        f"{_IF_MEANT} end the programs that have files open on it, or unplug it and plug it in",
     ),
     Rule("no-medium", _check_no_medium, "put a card or stick in"),
     Rule("read-only", _check_read_only, "look for a write-protect switch on the card or stick"),

@@ -12,11 +12,15 @@ a digit without being a partition.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 SYSFS_UNIT_SIZE = 512
 """Bytes per unit of sysfs ``size`` and ``start``; it is not the device's sector size."""
+
+_ATTRIBUTE_SIZE_MAX = 65536
+"""More than the page that an attribute may have at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +84,17 @@ class BlockNode:
 
 def read_attribute(path: Path) -> str | None:
     """A sysfs attribute without surrounding blanks; None when absent, unreadable or empty."""
+    # Without a file object around it: thousands of these are read for one answer.
     try:
-        data = path.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return None
+    try:
+        data = os.read(descriptor, _ATTRIBUTE_SIZE_MAX)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
     return data.decode("utf-8", "replace").strip(" \t\r\n\0") or None
 
 
@@ -110,9 +121,10 @@ def read_block_nodes(roots: SystemRoots) -> dict[str, BlockNode]:
         if disk is None:
             continue
         nodes[disk.name] = disk
-        for inner in _entries(directory):
-            if (inner / "partition").is_file():
-                partition = _read_node(inner.name, inner, entry.name)
+        for name in _names(directory):
+            # the kernel makes a partition's name of its disk's: most of the rest is not asked
+            if name.startswith(entry.name) and (directory / name / "partition").is_file():
+                partition = _read_node(name, directory / name, entry.name)
                 if partition is not None:
                     nodes[partition.name] = partition
     return nodes
@@ -128,8 +140,8 @@ def _read_node(name: str, directory: Path, disk_name: str) -> BlockNode | None:
         number=number,
         disk_name=disk_name,
         partition_number=read_integer(directory / "partition"),
-        slaves=tuple(entry.name for entry in _entries(directory / "slaves")),
-        holders=tuple(entry.name for entry in _entries(directory / "holders")),
+        slaves=tuple(_names(directory / "slaves")),
+        holders=tuple(_names(directory / "holders")),
         mapper_name=read_attribute(directory / "dm" / "name"),
         mapper_uuid=read_attribute(directory / "dm" / "uuid"),
         backing_file=read_attribute(directory / "loop" / "backing_file"),
@@ -137,7 +149,11 @@ def _read_node(name: str, directory: Path, disk_name: str) -> BlockNode | None:
 
 
 def _entries(directory: Path) -> list[Path]:
+    return [directory / name for name in _names(directory)]
+
+
+def _names(directory: Path) -> list[str]:
     try:
-        return sorted(directory.iterdir())
+        return sorted(os.listdir(directory))  # noqa: PTH208 - a Path for each takes its time
     except OSError:
         return []

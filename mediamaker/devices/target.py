@@ -10,10 +10,18 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from mediamaker.devices.block_target import BlockTarget
+from mediamaker.devices.binding import DiskBinding
+from mediamaker.devices.block_target import BlockTarget, bind_disk
 from mediamaker.devices.file_target import FileTarget
 
-__all__ = ["BlockTarget", "FileTarget", "is_block_device", "open_for_reading"]
+__all__ = [
+    "BlockTarget",
+    "DiskBinding",
+    "FileTarget",
+    "bind_disk",
+    "is_block_device",
+    "open_for_reading",
+]
 
 
 def is_block_device(path: Path) -> bool:

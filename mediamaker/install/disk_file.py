@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mediamaker.devices.descriptor import Descriptor
-from mediamaker.devices.discover import find_disk, list_disks
+from mediamaker.devices.discover import look_up_disk
 from mediamaker.devices.guard import GuardContext, check_may_write
 from mediamaker.devices.identity import DiskIdentity, disk_fingerprint
-from mediamaker.devices.target import BlockTarget, is_block_device
+from mediamaker.devices.target import BlockTarget, bind_disk, is_block_device
 from mediamaker.errors import TargetRefusedError
 
 
@@ -128,7 +128,7 @@ class WindowsDiskIdentity:
 def identify(path: Path, *, size: int, sector_size: int) -> WindowsDiskIdentity:
     """The identity of the disk at ``path``."""
     if is_block_device(path):
-        return WindowsDiskIdentity.of_device(disk_fingerprint(find_disk(path, list_disks())))
+        return WindowsDiskIdentity.of_device(disk_fingerprint(look_up_disk(path)))
     return WindowsDiskIdentity(is_device=False, size=size, sector_size=sector_size)
 
 
@@ -143,10 +143,12 @@ def open_disk(path: Path, *, writable: bool, sector_size: int = 512) -> BlockTar
     """
     if not is_block_device(path):
         return ImageFile.open(path, sector_size=sector_size, writable=writable)
-    if writable:
-        # An installed Windows is on a fixed disk: only that rule is not for us.
-        check_may_write(find_disk(path, list_disks()), GuardContext(allow_fixed_disk=True))
-    return BlockTarget.open(path, writable=writable)
+    if not writable:
+        return BlockTarget.open(path, writable=False)
+    disk = look_up_disk(path)
+    # An installed Windows is on a fixed disk: only that rule is not for us.
+    check_may_write(disk, GuardContext(allow_fixed_disk=True))
+    return BlockTarget.open(path, expected=bind_disk(disk))
 
 
 def open_plain(path: Path) -> int:

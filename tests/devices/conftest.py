@@ -8,6 +8,7 @@ no kernel hands out, so that nothing is ever mistaken for a device of the machin
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ class FakeSystem:
         self._swaps = ["Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority"]
         self.mount("0:21", "/proc", filesystem="proc", source="proc")
         self._flush()
+        self.closing = ExitStack()
 
     # looking
 
@@ -214,6 +216,14 @@ class FakeSystem:
         )
         self._flush()
 
+    def opened(self, name: str, *, pid=4711, flags: int = os.O_RDWR, process="zfs-fuse") -> None:
+        """A process that has a device open, as it shows in /proc/PID/fd and fdinfo."""
+        folder = self.root / "proc" / str(pid)
+        (folder / "fd").mkdir(parents=True, exist_ok=True)
+        (folder / "fd/11").symlink_to(f"/dev/{name}")
+        self.write(folder / "fdinfo/11", f"pos:\t0\nflags:\t{flags | os.O_CLOEXEC:08o}")
+        self.write(folder / "comm", process)
+
     def swap(self, path: str, type_: str = "partition") -> None:
         self._swaps.append(f"{escape(path)}\t{type_}\t1048572\t0\t-2")
         self._flush()
@@ -231,5 +241,7 @@ class FakeSystem:
 
 
 @pytest.fixture
-def system(tmp_path: Path) -> FakeSystem:
-    return FakeSystem(tmp_path / "system")
+def system(tmp_path: Path):
+    system = FakeSystem(tmp_path / "system")
+    with system.closing:
+        yield system

@@ -394,6 +394,14 @@ def test_loop_over_a_whole_device_holds_it(system):
     assert [mount.device for mount in disk.mounts] == ["loop0"]
 
 
+def test_loop_over_a_device_is_no_disk_of_its_own(system, tmp_path):
+    system.usb("sdb")
+    system.partition("sdb", "sdb1", 1)
+    system.loop("loop0", backing_file="/dev/sdb1")
+    system.loop("loop1", backing_file=tmp_path / "image")
+    assert (system.disk("loop0").kind, system.disk("loop1").kind) == ("volume", "loop")
+
+
 def test_loops_that_back_each_other_end(system):
     system.loop("loop0", backing_file="/a/file")
     system.loop("loop1", backing_file="/b/file")

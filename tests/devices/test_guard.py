@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,37 @@ def _(system):
     stick(system)
     system.stack("bcache0", "sdb1")
     return "sdb", {}
+
+
+@case("open-for-writing")
+def _(system):
+    stick(system)
+    system.opened("sdb1", process="gparted")
+    return "sdb", {}
+
+
+@case("claimed")
+def _(system):
+    return claimed_loop(system), {}
+
+
+def claimed_loop(system):
+    """A loop device of the real kernel, which this process has with O_EXCL."""
+    backing = system.root / "backing"
+    with backing.open("wb") as file:
+        file.truncate(1 << 20)
+    device = subprocess.run(
+        ["losetup", "--find", "--show", backing], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    system.closing.callback(subprocess.run, ["losetup", "--detach", device], check=True)
+    descriptor = os.open(device, os.O_RDONLY | os.O_EXCL)
+    system.closing.callback(os.close, descriptor)
+    status = os.fstat(descriptor)
+    directory = system.block("loop0", "virtual/block", size=1 << 20)
+    system.write(directory / "dev", f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}")
+    system.write(directory / "loop/backing_file", backing)
+    (system.root / "dev/loop0").symlink_to(device)
+    return "loop0"
 
 
 @case("no-medium")
@@ -298,6 +330,34 @@ def test_zfs_member_without_a_readable_label_counts_as_in_use(system):
     system.udev("sdb1", ID_FS_TYPE="zfs_member")
     (system.roots.proc / "spl/kstat/zfs/tank").mkdir(parents=True)
     assert [verdict.rule for verdict in verdicts_of(system, "sdb")] == ["zfs-in-use"]
+
+
+def test_a_pool_of_zfs_in_user_space_is_in_use(system):
+    stick(system)
+    system.udev("sdb1", ID_FS_TYPE="zfs_member", ID_FS_LABEL="tank")
+    system.opened("sdb1")
+    zfs, writing = verdicts_of(system, "sdb")
+    assert (zfs.rule, writing.rule) == ("zfs-in-use", "open-for-writing")
+    assert "tank (process 4711, zfs-fuse, has sdb1 open)" in zfs.reason
+
+
+def test_whoever_only_reads_is_no_reason(system):
+    stick(system)
+    system.opened("sdb", flags=os.O_RDONLY, process="smartd")
+    assert verdicts_of(system, "sdb") == ()
+
+
+def test_a_claim_on_another_device_of_the_same_name_is_none(system):
+    claimed_loop(system)
+    system.write(system.directory("loop0") / "dev", "7:4711")
+    assert verdicts_of(system, "loop0") == ()
+
+
+def test_a_file_system_that_is_mounted_nowhere_any_more_is_named(system):
+    claimed_loop(system)
+    (system.roots.sysfs / "fs/ext4/loop0").mkdir(parents=True)
+    (verdict,) = verdicts_of(system, "loop0")
+    assert "ext4 on loop0" in verdict.reason
 
 
 @pytest.mark.parametrize(
