@@ -99,6 +99,8 @@ until [ "$(readlink /proc/$reader/fd/0)" = /mnt/detached/file ]; do sleep 0.1; d
 umount --lazy /mnt/detached
 mount ${DISK[SOURCE]}1 /mnt/source
 cp -r "$source" /mnt/source/tree
+# reading the source would note the time of that
+mount -o remount,ro /mnt/source
 mkswap --quiet ${DISK[SWAP]} 2> /dev/null
 swapon ${DISK[SWAP]}
 say lvm
