@@ -16,6 +16,7 @@ from faults.windows_rig import (
     differences,
     ext4_folder,
     find_strays,
+    is_same,
     loop_device,
     make_windows_rig,
 )
@@ -105,7 +106,7 @@ def kill_install_file(rig: Rig) -> Iterator[Trial]:
             if number % _AGAIN_EVERY == 1:
                 done = subprocess.run(words, capture_output=True, text=True, check=False)
                 left = sorted(p.name for p in folder.iterdir() if p.name != "lost+found")
-                is_complete = not differences(disk, expected, allowed)
+                is_complete = is_same(disk, expected, allowed)
                 if done.returncode or left != ["disk.img"] or not is_complete:
                     verdict = Verdict.LOST
                     said = f"the next run: exit {done.returncode}, {left}: {done.stdout[-300:]}"
@@ -130,9 +131,8 @@ def _judge_file(
         if old is not None:
             return Verdict.LOST, "the file that was there is gone"
         return Verdict.BLANK, "no file of that name"
-    if old is not None and not differences(disk, old):
+    if old is not None and is_same(disk, old):
         return Verdict.AS_BEFORE, "the file that was there"
-    left = differences(disk, expected, allowed)
-    if left:
-        return Verdict.HALF_VALID, f"the file is there and {len(left)} words of it differ"
+    if not is_same(disk, expected, allowed):
+        return Verdict.HALF_VALID, "the file is there, and is neither the old one nor the new one"
     return Verdict.COMPLETE, "every byte is as in a run to the end"

@@ -32,6 +32,7 @@ _HEAD = struct.Struct("=QQQQQ")
 _ROOM = 1 << 20
 _SETTLE_SECONDS = 60.0
 _KINDS = {"w": "write", "f": "flush", "n": "name", "u": "unlink", "t": "truncate"}
+_NAMES = _KINDS | {letter.upper(): f"{word} of the device" for letter, word in _KINDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +81,31 @@ def count_calls(words: Sequence[str], folder: Path, **options: object) -> str:
 def draw_points(rng: random.Random, calls: str, count: int) -> list[Point]:
     """``count`` points in ascending order: first and last, and half of them near flushes and names.
 
-    Only one write in many is where one state turns into the next; these are those.
+    Only one call in many is where one state turns into the next; these are those. Of the others
+    half are among what is done to a device, if anything is: before it, nothing can go wrong.
     """
     total = len(calls)
+    numbers = range(1, total + 1)
+    first_device = calls.find("W") + 1 or 1
     near = sorted(
         {
             number
-            for index, kind in enumerate(calls, start=1)
-            if kind in "fn"
+            for index in range(first_device, total + 1)
+            if calls[index - 1] in "fFn"
             for number in range(index - 1, index + 3)
             if 1 <= number <= total
         }
     )
     left = max(0, count - 2)
     drawn = rng.choices(near, k=left // 2) if near else []
-    drawn += rng.choices(range(1, total + 1), k=left - len(drawn))
-    numbers = sorted([1, total, *drawn])[:count]
+    drawn += rng.choices(range(first_device, total + 1), k=left // 4)
+    drawn += rng.choices(numbers, k=left - len(drawn))
+    chosen = sorted([1, total, *drawn])[:count]
     points = []
-    for number in numbers:
+    for number in chosen:
         is_group = rng.random() < 0.5
         who = "all" if is_group else "the first process"
-        kind = _KINDS[calls[number - 1]]
+        kind = _NAMES[calls[number - 1]]
         points.append(Point(number, is_group, f"{who} ahead of call {number} of {total} ({kind})"))
     return points
 

@@ -67,16 +67,18 @@ static void count(char kind)
     kill((pid_t)shared->main_pid, SIGKILL);
 }
 
-/* What is said on standard output and error is not what the command does. */
-static int is_storage(int fd)
+/* What is said on standard output and error is not what the command does. A device's letters are
+ * capitals. */
+static void count_fd(char kind, int fd)
 {
     int kept = errno;
     struct stat status;
-    if (fd <= 2)
-        return 0;
-    int answer = fstat(fd, &status) == 0 && (S_ISREG(status.st_mode) || S_ISBLK(status.st_mode));
-    errno = kept;
-    return answer;
+    if (fd <= 2 || fstat(fd, &status) != 0)
+        errno = kept;
+    else if (S_ISREG(status.st_mode))
+        count(kind);
+    else if (S_ISBLK(status.st_mode))
+        count((char)(kind - 'a' + 'A'));
 }
 
 #define NEXT(name) \
@@ -84,8 +86,8 @@ static int is_storage(int fd)
     if (next == NULL) \
         next = (__typeof__(name) *)dlsym(RTLD_NEXT, #name)
 #define COUNT_FD(kind, fd) \
-    if (shared != NULL && is_storage(fd)) \
-        count(kind)
+    if (shared != NULL) \
+        count_fd(kind, fd)
 
 ssize_t write(int fd, const void *data, size_t size)
 {

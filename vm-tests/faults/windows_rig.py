@@ -21,7 +21,7 @@ from pathlib import Path
 from standin.windows_image import make_windows_wim
 
 from faults.matrix import Verdict
-from faults.media_rig import describe, is_blank, mediamaker, run
+from faults.media_rig import describe, is_blank, is_equal, mediamaker, read_table, run
 from mediamaker.units import MIB
 
 SEED = "fault"
@@ -98,28 +98,37 @@ class WindowsRig:
 
     def judge(self, disk: Path) -> tuple[Verdict, str]:
         """What ``disk``, a file, holds now, by its bytes and foreign tools."""
-        if not differences(disk, self.expected, self.clock_words):
+        if is_same(disk, self.expected, self.clock_words):
             return Verdict.COMPLETE, "every byte is as in a run to the end"
-        if not differences(disk, self.used):
+        if is_same(disk, self.used):
             return Verdict.AS_BEFORE, "not a byte is changed"
         if is_blank(disk):
             return Verdict.BLANK, "no table, no file system"
+        table = read_table(self.used)
+        kept = all(is_equal(disk, self.used, start, size) for start, size in _partitions(table))
+        if kept and read_table(disk) == table:
+            return Verdict.AS_BEFORE, "the old table and all that was in its partitions"
         return Verdict.HALF_VALID, describe(disk)
 
 
 def make_windows_rig(
     folder: Path,
     *,
+    source_dir: Path | None = None,
     firmware: str = "uefi",
     has_recovery: bool = False,
     sector_size: int = 512,
     wim: Path | None = None,
 ) -> WindowsRig:
-    """Make everything in ``folder``."""
+    """Make everything in ``folder``, but WIM and layout in ``source_dir``, if a guest needs them.
+
+    A guest does not see what lies in /dev/shm.
+    """
+    sources = source_dir or folder
     if wim is None:
-        wim = folder / "install.wim"
+        wim = sources / "install.wim"
         make_windows_wim(wim, token="fault-1", winre_token="fault-2")
-    layout = folder / ("layout-recovery.toml" if has_recovery else "layout.toml")
+    layout = sources / ("layout-recovery.toml" if has_recovery else "layout.toml")
     layout.write_text(_LAYOUTS[firmware] + (_RECOVERY if has_recovery else ""))
     size = (240 + (1024 if has_recovery else 0)) * MIB
     used, expected, again = (folder / f"{name}.img" for name in ("used", "expected", "again"))
@@ -144,6 +153,13 @@ def make_windows_rig(
     )
 
 
+def _partitions(table: str) -> list[tuple[int, int]]:
+    """(start, size) in bytes of each line of ``sfdisk --dump``, which counts sectors."""
+    sector_size = int(found[1]) if (found := re.search(r"sector-size: (\d+)", table)) else 512
+    places = re.findall(r"start= *(\d+), size= *(\d+)", table)
+    return [(int(start) * sector_size, int(size) * sector_size) for start, size in places]
+
+
 def _judge_complete(disk: Path, firmware: str) -> None:
     """What others say of the disk that all are compared with."""
     if firmware == "uefi" and disk.stat().st_size % 4096 == 0:
@@ -153,11 +169,21 @@ def _judge_complete(disk: Path, firmware: str) -> None:
                 raise RuntimeError("sgdisk finds problems on the disk that was installed")
 
 
+def is_same(left: Path, right: Path, allowed: frozenset[int] = frozenset()) -> bool:
+    """Whether all 8-byte words are the same but for those ``allowed``; ends at the first."""
+    return next(_differences(left, right, allowed), None) is None
+
+
 def differences(left: Path, right: Path, allowed: frozenset[int] = frozenset()) -> set[int]:
-    """The numbers of the 8-byte words that differ, without those ``allowed``; holes are zeros."""
-    found: set[int] = set()
+    """The numbers of the 8-byte words that differ, without those ``allowed``."""
+    return set(_differences(left, right, allowed))
+
+
+def _differences(left: Path, right: Path, allowed: frozenset[int]) -> Iterator[int]:
+    """Holes are zeros, and take no time."""
     if left.stat().st_size != right.stat().st_size:
-        return {-1}
+        yield -1
+        return
     with left.open("rb", buffering=0) as one, right.open("rb", buffering=0) as other:
         blocks = _data_blocks(one.fileno()) | _data_blocks(other.fileno())
         for block in sorted(blocks):
@@ -165,15 +191,11 @@ def differences(left: Path, right: Path, allowed: frozenset[int] = frozenset()) 
             mine, theirs = (os.pread(f.fileno(), _BLOCK_SIZE, at) for f in (one, other))
             if mine == theirs:
                 continue
-            found.update(
-                (at + place) // 8
-                for place in range(0, len(mine), 8)
-                if mine[place : place + 8] != theirs[place : place + 8]
-                and (at + place) // 8 not in allowed
-            )
-            if len(found) > 100_000:
-                return found
-    return found
+            for place in range(0, len(mine), 8):
+                word = (at + place) // 8
+                is_equal = mine[place : place + 8] == theirs[place : place + 8]
+                if not is_equal and word not in allowed:
+                    yield word
 
 
 def _data_blocks(descriptor: int) -> set[int]:
