@@ -23,16 +23,16 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 _SHIM = Path(__file__).with_name("kill_shim.c")
-_HEAD = struct.Struct("=QQQQQ")
+_HEAD = struct.Struct("=QQQQQQQ")
 _ROOM = 1 << 20
 _SETTLE_SECONDS = 60.0
 _KINDS = {"w": "write", "f": "flush", "n": "name", "u": "unlink", "t": "truncate"}
-_NAMES = _KINDS | {letter.upper(): f"{word} of the device" for letter, word in _KINDS.items()}
+_NAMES = _KINDS | {letter.upper(): f"{word} of the target" for letter, word in _KINDS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,13 @@ def _library() -> Path:
     return library
 
 
-def count_calls(words: Sequence[str], folder: Path, **options: object) -> str:
-    """Run it to its end; a letter for each call, as ``kill_shim.c`` has them."""
+def count_calls(words: Sequence[str], folder: Path, *, target: Path | None = None) -> str:
+    """Run it to its end; a letter for each call, as ``kill_shim.c`` has them.
+
+    ``target``: a file that is there already, whose calls get capital letters, as a device's do.
+    """
     state = folder / "kill-state"
-    done = _run(words, state, at=0, is_group=False, **options)
+    done = _run(words, state, at=0, is_group=False, target=target)
     if done.exit_code:
         raise RuntimeError(f"{words} ended with {done.exit_code}: {done.output}{done.errors}")
     with state.open("rb") as file:
@@ -82,7 +85,8 @@ def draw_points(rng: random.Random, calls: str, count: int) -> list[Point]:
     """``count`` points in ascending order: first and last, and half of them near flushes and names.
 
     Only one call in many is where one state turns into the next; these are those. Of the others
-    half are among what is done to a device, if anything is: before it, nothing can go wrong.
+    half are among what comes from the first write of the target on, if it is a device or the file
+    that was named as ``target``.
     """
     total = len(calls)
     numbers = range(1, total + 1)
@@ -110,9 +114,13 @@ def draw_points(rng: random.Random, calls: str, count: int) -> list[Point]:
     return points
 
 
-def run_killed(words: Sequence[str], point: Point, folder: Path, **options: object) -> Killed:
+def run_killed(
+    words: Sequence[str], point: Point, folder: Path, *, target: Path | None = None
+) -> Killed:
     """Run it, killed at ``point``; comes back when all of its processes are gone."""
-    return _run(words, folder / "kill-state", at=point.number, is_group=point.is_group, **options)
+    return _run(
+        words, folder / "kill-state", at=point.number, is_group=point.is_group, target=target
+    )
 
 
 def _run(
@@ -121,21 +129,20 @@ def _run(
     *,
     at: int,
     is_group: bool,
-    cwd: Path | None = None,
-    environment: Mapping[str, str] | None = None,
+    target: Path | None = None,
 ) -> Killed:
+    place = (0, 0) if target is None else ((s := target.stat()).st_dev, s.st_ino)
     with state.open("w+b") as file:
         file.truncate(_HEAD.size + _ROOM)
         with mmap.mmap(file.fileno(), 0) as shared:
-            _HEAD.pack_into(shared, 0, 0, at, is_group, 0, _ROOM)
+            _HEAD.pack_into(shared, 0, 0, at, is_group, 0, _ROOM, *place)
     preload = {"LD_PRELOAD": str(_library()), "MM_KILL_FILE": str(state)}
     process = subprocess.Popen(
         words,
         stdin=subprocess.DEVNULL,
         stdout=(out := tempfile.TemporaryFile()),  # noqa: SIM115 - closed below
         stderr=(err := tempfile.TemporaryFile()),  # noqa: SIM115
-        env={**os.environ, **(environment or {}), **preload},
-        cwd=cwd,
+        env={**os.environ, **preload},
         # Its own group, so that what lives on can be waited for, and nobody else dies.
         process_group=0,
     )

@@ -29,6 +29,7 @@ struct shared {
     uint64_t is_group;  /* the whole process group, or only the first process */
     uint64_t main_pid;
     uint64_t room;      /* letters that fit */
+    uint64_t target_device, target_inode;
     char kinds[];
 };
 
@@ -67,18 +68,19 @@ static void count(char kind)
     kill((pid_t)shared->main_pid, SIGKILL);
 }
 
-/* What is said on standard output and error is not what the command does. A device's letters are
- * capitals. */
+/* What is said on standard output and error is not what the command does. The letters of
+ * a device, or of the file that is the target, are capitals. */
 static void count_fd(char kind, int fd)
 {
     int kept = errno;
     struct stat status;
     if (fd <= 2 || fstat(fd, &status) != 0)
         errno = kept;
+    else if (S_ISBLK(status.st_mode) || (status.st_dev == shared->target_device &&
+                                         status.st_ino == shared->target_inode))
+        count((char)(kind - 'a' + 'A'));
     else if (S_ISREG(status.st_mode))
         count(kind);
-    else if (S_ISBLK(status.st_mode))
-        count((char)(kind - 'a' + 'A'));
 }
 
 #define NEXT(name) \
