@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,6 +28,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mediamaker.devices.blockmap import disks_of_path
+from mediamaker.devices.new_file import give_name, hold_file, name_beside, remove_leftovers
 from mediamaker.errors import FormatError, TargetRefusedError, UsageError
 from mediamaker.execute.progress import ProgressMeter
 from mediamaker.install.changes import (
@@ -143,8 +143,7 @@ def write_undo(
     # Numbers are padded in front by being replaced with shorter ones: the room is for the longest.
     data_offset = align_up(len(_pack_header(header)), _ALIGNMENT)
     digests_offset = data_offset + data_size
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    descriptor, partial = _open_nameless(path)
     try:
         with os.fdopen(descriptor, "r+b") as file:
             file.truncate(digests_offset + digests_size)
@@ -173,20 +172,43 @@ def write_undo(
             file.write(_pack_header(header))
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.link(partial, path)
-        except FileExistsError:
-            raise UsageError(f"--undo {path}: is there already") from None
-        except OSError:  # a file system without links: the name was free a moment ago
-            partial.rename(path)
+            _give_name(file.fileno(), partial, path)
     finally:
-        partial.unlink(missing_ok=True)
+        if partial is not None:
+            partial.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
     return header
+
+
+def _open_nameless(path: Path) -> tuple[int, Path | None]:
+    """A file that goes with its descriptor, also after SIGKILL; elsewhere one with a name."""
+    flags = os.O_RDWR | os.O_CLOEXEC
+    folder = path.parent
+    try:
+        return os.open(folder, flags | os.O_TMPFILE, 0o600), None
+    except OSError:  # FAT and others can't
+        remove_leftovers(path)
+        partial = name_beside(path)
+        descriptor = os.open(partial, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        hold_file(descriptor)
+        return descriptor, partial
+
+
+def _give_name(descriptor: int, partial: Path | None, path: Path) -> None:
+    """Raises UsageError where the name was taken meanwhile."""
+    try:
+        if partial is None:
+            # Any src_dir_fd makes Python call linkat(2), which alone can follow a link of /proc.
+            link = f"/proc/self/fd/{descriptor}"
+            os.link(link, path, src_dir_fd=descriptor, follow_symlinks=True)
+        else:
+            give_name(partial, path)
+    except (FileExistsError, TargetRefusedError):
+        raise UsageError(f"--undo {path}: is there already") from None
 
 
 class UndoFile:
