@@ -9,7 +9,6 @@ from pathlib import Path
 
 from faults.kill import count_calls, draw_points, run_killed
 from faults.matrix import Rig, Trial, Verdict, cell
-from faults.media_rig import mediamaker
 from faults.windows_rig import (
     WindowsRig,
     copy_sparse,
@@ -19,6 +18,7 @@ from faults.windows_rig import (
     is_same,
     loop_device,
     make_windows_rig,
+    mediamaker,
 )
 from mediamaker.units import GIB
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from faults.kill import count_calls, draw_points, run_killed
 from faults.matrix import Rig, Trial, Verdict, cell
-from faults.media_rig import mediamaker, run
 from faults.recovery_rig import RecoveryRig, make_recovery_rig
-from faults.windows_rig import copy_sparse, find_strays, is_same, loop_device
+from faults.windows_rig import copy_sparse, find_strays, is_same, loop_device, mediamaker, run
 
 
 @cell("recovery add", "kill -9", points=120, short=4)

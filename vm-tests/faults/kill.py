@@ -23,7 +23,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,7 @@ _SHIM = Path(__file__).with_name("kill_shim.c")
 _HEAD = struct.Struct("=QQQQQQQ")
 _ROOM = 1 << 20
 _SETTLE_SECONDS = 60.0
+_FIRST, _GROUP, _STOP = 0, 1, 2
 _KINDS = {"w": "write", "f": "flush", "n": "name", "u": "unlink", "t": "truncate"}
 _NAMES = _KINDS | {letter.upper(): f"{word} of the target" for letter, word in _KINDS.items()}
 
@@ -73,7 +74,7 @@ def count_calls(words: Sequence[str], folder: Path, *, target: Path | None = Non
     ``target``: a file that is there already, whose calls get capital letters, as a device's do.
     """
     state = folder / "kill-state"
-    done = _run(words, state, at=0, is_group=False, target=target)
+    done = _run(words, state, at=0, mode=_FIRST, target=target)
     if done.exit_code:
         raise RuntimeError(f"{words} ended with {done.exit_code}: {done.output}{done.errors}")
     with state.open("rb") as file:
@@ -119,8 +120,24 @@ def run_killed(
 ) -> Killed:
     """Run it, killed at ``point``; comes back when all of its processes are gone."""
     return _run(
-        words, folder / "kill-state", at=point.number, is_group=point.is_group, target=target
+        words,
+        folder / "kill-state",
+        at=point.number,
+        mode=_GROUP if point.is_group else _FIRST,
+        target=target,
     )
+
+
+def run_meddled(
+    words: Sequence[str],
+    number: int,
+    folder: Path,
+    meddle: Callable[[], None],
+    *,
+    target: Path | None = None,
+) -> Killed:
+    """Run it; ahead of call ``number`` it is stopped, ``meddle`` is called, and it goes on."""
+    return _run(words, folder / "kill-state", at=number, mode=_STOP, target=target, meddle=meddle)
 
 
 def _run(
@@ -128,14 +145,15 @@ def _run(
     state: Path,
     *,
     at: int,
-    is_group: bool,
+    mode: int,
     target: Path | None = None,
+    meddle: Callable[[], None] | None = None,
 ) -> Killed:
     place = (0, 0) if target is None else ((s := target.stat()).st_dev, s.st_ino)
     with state.open("w+b") as file:
         file.truncate(_HEAD.size + _ROOM)
         with mmap.mmap(file.fileno(), 0) as shared:
-            _HEAD.pack_into(shared, 0, 0, at, is_group, 0, _ROOM, *place)
+            _HEAD.pack_into(shared, 0, 0, at, mode, 0, _ROOM, *place)
     preload = {"LD_PRELOAD": str(_library()), "MM_KILL_FILE": str(state)}
     process = subprocess.Popen(
         words,
@@ -146,6 +164,15 @@ def _run(
         # Its own group, so that what lives on can be waited for, and nobody else dies.
         process_group=0,
     )
+    if meddle is not None:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            try:
+                meddle()
+            finally:
+                os.killpg(process.pid, signal.SIGCONT)
+        else:
+            process.returncode = os.waitstatus_to_exitcode(status)
     exit_code = process.wait()
     _settle(process.pid)
     with out, err:

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-3.0-or-later
  *
  * Preloaded into a command and all that it starts: counts what they do to files and block devices
- * (writes, flushes, new names), and ends them with SIGKILL ahead of call number N. See kill.py.
+ * (writes, flushes, new names), and ends them with SIGKILL ahead of call number N, or
+ * stops them there. See kill.py.
  *
  * strace was rejected: its "when=" counts for each thread, so that no number stands for a moment of
  * the whole run, and it kills one process where a machine's out-of-memory killer takes a group.
@@ -26,7 +27,7 @@
 struct shared {
     uint64_t count;     /* calls so far */
     uint64_t at;        /* kill ahead of this one (from 1); 0: never */
-    uint64_t is_group;  /* the whole process group, or only the first process */
+    uint64_t mode;      /* 0: kill the first process, 1: the process group, 2: stop the group */
     uint64_t main_pid;
     uint64_t room;      /* letters that fit */
     uint64_t target_device, target_inode;
@@ -63,7 +64,11 @@ static void count(char kind)
         shared->kinds[number - 1] = kind;
     if (number != shared->at)
         return;
-    if (shared->is_group)
+    if (shared->mode == 2) {
+        kill(0, SIGSTOP);
+        return;
+    }
+    if (shared->mode == 1)
         kill(0, SIGKILL);
     kill((pid_t)shared->main_pid, SIGKILL);
 }

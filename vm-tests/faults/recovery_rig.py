@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults.matrix import Verdict
-from faults.media_rig import mediamaker, run
-from faults.windows_rig import is_same
+from faults.windows_rig import is_same, mediamaker, run
 from mediamaker.units import MIB
 from tests.install.windows_disk_rig import make_gpt_disk, make_mbr_disk, make_winre
 

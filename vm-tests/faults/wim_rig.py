@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from faults.matrix import Verdict
-from faults.media_rig import mediamaker, run
+from faults.windows_rig import mediamaker, run
 
 _PARTIAL_RE = re.compile(r"\.mediamaker-[0-9a-f]{8}\.(partial|lock)")
 
@@ -81,12 +81,15 @@ class WimRig:
 
 
 def make_wim_rig(folder: Path, *, size: int = 1_500_000) -> WimRig:
-    """Make everything in ``folder``; ``size`` is about the bytes of the files of an image."""
+    """Make everything in ``folder``; ``size`` is about the bytes of the files of an image.
+
+    The source is LZX, so that ``--for fat32`` copies what is stored, unread.
+    """
     source, old = folder / "source.wim", folder / "old.wim"
     for number in (1, 2):
         tree = _make_tree(folder / f"tree{number}", random.Random(number), size)
         verb = "capture" if number == 1 else "append"
-        options = ["--compress=XPRESS"] if number == 1 else []
+        options = ["--compress=LZX"] if number == 1 else []
         run("wimlib-imagex", verb, tree, source, f"image {number}", *options)
         run("rm", "-r", tree)
     run("wimlib-imagex", "export", source, "2", old, "--compress=LZX")

@@ -211,6 +211,13 @@ def _data_blocks(descriptor: int) -> set[int]:
     return blocks
 
 
+def run_any(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run a tool whose exit code says something."""
+    return subprocess.run(
+        [str(word) for word in words], capture_output=True, text=True, check=False
+    )
+
+
 def copy_sparse(source: Path, target: Path) -> Path:
     """A copy with the same holes."""
     run("cp", "--sparse=always", source, target)
