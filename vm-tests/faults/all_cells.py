@@ -4,12 +4,15 @@
 from faults import (  # noqa: F401
     cells_install,
     cells_install_cut,
+    cells_install_more,
     cells_media,
     cells_recovery,
     cells_recovery_cut,
+    cells_recovery_more,
     cells_wim,
     cells_wim_cut,
     cells_wim_more,
+    cells_windows_io,
 )
 from faults.matrix import CELLS
 

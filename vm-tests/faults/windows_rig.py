@@ -160,6 +160,11 @@ def _partitions(table: str) -> list[tuple[int, int]]:
     return [(int(start) * sector_size, int(size) * sector_size) for start, size in places]
 
 
+def partitions_of(disk: Path) -> list[tuple[int, int]]:
+    """(start, size) of each partition, in bytes, by sfdisk."""
+    return _partitions(read_table(disk))
+
+
 def _judge_complete(disk: Path, firmware: str) -> None:
     """What others say of the disk that all are compared with."""
     if firmware == "uefi" and disk.stat().st_size % 4096 == 0:
