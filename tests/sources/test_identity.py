@@ -13,15 +13,15 @@ def test_what_was_made_of_a_source_that_changed_meanwhile_does_not_count(tmp_pat
     files = [identify("wim", path)]
     with unchanged_sources(files):
         pass
-    with pytest.raises(SourceChangedError, match=r"a\.wim.*size was 6 bytes, is 5"):
-        with unchanged_sources(files):
-            path.write_bytes(b"after")
+    changed = pytest.raises(SourceChangedError, match=r"a\.wim.*size was 6 bytes, is 5")
+    with changed, unchanged_sources(files):
+        path.write_bytes(b"after")
     with pytest.raises(SourceChangedError, match="size was 6"), unchanged_sources(files):
         raise SourceError("Unexpectedly reached the end of the file")
     path.unlink()
-    with pytest.raises(SourceChangedError, match="was there when this began"):
-        with unchanged_sources(files):
-            pass
+    gone = pytest.raises(SourceChangedError, match="was there when this began")
+    with gone, unchanged_sources(files):
+        pass
 
 
 def test_an_error_of_a_source_that_did_not_change_stays(tmp_path):
