@@ -42,8 +42,7 @@ def kill_install(rig: Rig) -> Iterator[Trial]:
         verdict, said = windows.judge(disk)
         if not killed.was_killed:
             verdict, said = _judge_unkilled(verdict, killed.exit_code, killed.output)
-        strays = [line for line in find_strays(rig.work_dir) if "used" not in line]
-        if strays:
+        if strays := find_strays(rig.work_dir):
             verdict, said = Verdict.WRONG_WORDS, f"left behind: {'; '.join(strays)}"
         if number % _AGAIN_EVERY == 1 and verdict is not Verdict.COMPLETE:
             verdict, said = _install_again(windows, disk, scratch, verdict, said)

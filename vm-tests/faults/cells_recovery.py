@@ -44,12 +44,20 @@ def _kill_add(rig: Rig, kind: str, *, is_device: bool) -> Iterator[Trial]:
             words = _add_words(recovery, target, undo, is_device)
             killed = run_killed(words, point, rig.work_dir, target=target)
         verdict, said = recovery.judge(disk, undo, is_done=killed.exit_code == 0)
-        strays = [line for line in find_strays(rig.work_dir) if "before" not in line]
+        strays = find_strays(rig.work_dir)
         left = sorted(path.name for path in rig.work_dir.iterdir() if "undo" in path.name)
         if strays or left not in ([], ["undo"]):
             verdict, said = Verdict.WRONG_WORDS, f"left behind: {'; '.join([*strays, *left])}"
             _remove(rig.work_dir, left)
         yield Trial(verdict, point.name, said)
+    fresh()
+    with loop_device(disk) if is_device else nullcontext(disk) as target:
+        run(*_add_words(recovery, target, undo, is_device))
+    verdict, said = recovery.judge(disk, undo, is_done=True)
+    # Files of a few bytes there are Python's own, by which it tries the folder.
+    if left := [path.name for path in recovery.scratch.iterdir() if path.is_dir()]:
+        verdict, said = Verdict.WRONG_WORDS, f"{len(left)} scratch folders: {left[:3]}"
+    yield Trial(verdict, "a run to the end after all those", f"{said}; no scratch folder is left")
 
 
 def _add_words(recovery: RecoveryRig, target: Path, undo: Path, is_device: bool) -> list[str]:

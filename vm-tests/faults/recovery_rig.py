@@ -31,9 +31,15 @@ class RecoveryRig:
         """Of ``recovery add``, but for the target, its release and the undo file."""
         return ("--winre", self.winre, "--size", "32MiB", "--seed", "fault", "--json")
 
+    @property
+    def scratch(self) -> Path:
+        """Where overlays are made."""
+        return self.work_dir / "scratch"
+
     def add_words(self, target: Path, undo: Path, *more: object) -> list[str]:
         """The command."""
-        return mediamaker("recovery", "add", target, *self.options, "--undo", undo, *more)
+        words = mediamaker("recovery", "add", target, *self.options, "--undo", undo, *more)
+        return ["env", f"TMPDIR={self.scratch}", *words]
 
     def judge(self, disk: Path, undo: Path, *, is_done: bool) -> tuple[Verdict, str]:
         """What became of ``disk``, a file that is used up by it: ``undo`` is run on it.
@@ -81,7 +87,9 @@ def make_recovery_rig(
     disk.path.rename(before)
     # The filler is noise; what is free is a hole.
     run("fallocate", "--dig-holes", before)
-    return RecoveryRig(before, make_winre(source_dir or folder), folder)
+    rig = RecoveryRig(before, make_winre(source_dir or folder), folder)
+    rig.scratch.mkdir()
+    return rig
 
 
 def last_line(output: str) -> str:

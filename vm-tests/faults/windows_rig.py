@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from mediamaker.units import MIB
 
 SEED = "fault"
 _BLOCK_SIZE = 64 << 10
+_SETTLE_SECONDS = 30.0
 _RECOVERY = """
 [[partition]]
 role = "recovery"
@@ -262,14 +264,21 @@ def ext4_folder(folder: Path, *, size: int) -> Iterator[Path]:
         image.unlink()
 
 
-def find_strays(folder: Path) -> list[str]:
-    """Loop devices and mounts that hang on what lies in ``folder``, apart from ext4's own."""
-    loops = subprocess.run(
-        ["losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE"],
-        capture_output=True, text=True, check=True,
-    ).stdout.splitlines()  # fmt: skip
+def find_strays(folder: Path, *, apart_from: str = "ext4") -> list[str]:
+    """Loop devices and mounts that hang on what lies in ``folder``, once what lived on has ended.
+
+    A server of files has a session of its own, and needs a moment to notice that it is alone.
+    """
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while strays := [line for line in _hanging_on(folder) if apart_from not in line]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    return strays
+
+
+def _hanging_on(folder: Path) -> list[str]:
+    loops = run("losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE").splitlines()
     mounts = Path("/proc/self/mounts").read_text().splitlines()
-    pattern = re.compile(re.escape(str(folder)))
-    strays = [f"loop device {line}" for line in loops if pattern.search(line)]
-    strays += [f"mount {line}" for line in mounts if pattern.search(line)]
-    return [line for line in strays if "ext4" not in line]
+    strays = [f"loop device {line}" for line in loops] + [f"mount {line}" for line in mounts]
+    return [line for line in strays if str(folder) in line]
