@@ -11,6 +11,7 @@ from faults import (  # noqa: F401
     cells_recovery_more,
     cells_wim,
     cells_wim_cut,
+    cells_wim_io,
     cells_wim_more,
     cells_windows_io,
 )
