@@ -25,7 +25,7 @@ from mediamaker.units import GIB
 _AGAIN_EVERY = 8
 
 
-@cell("install", "kill -9", points=120, short=4)
+@cell("install", "kill -9", points=120, short=3)
 def kill_install(rig: Rig) -> Iterator[Trial]:
     """A device: it looks blank, is as before, or is complete; the next run makes it complete."""
     windows = make_windows_rig(rig.work_dir, has_recovery=True)
@@ -74,7 +74,7 @@ def _install_again(
     return verdict, f"{said}; the next run completes it"
 
 
-@cell("install", "kill -9, image file", points=100, short=3)
+@cell("install", "kill -9, image file", points=100, short=0)
 def kill_install_file(rig: Rig) -> Iterator[Trial]:
     """On ext4: the name is not there until the file is complete, and the next run leaves no rest.
 

@@ -6,10 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faults.cells_wim_more import judge_refusal, run_plain, small_folder
 from faults.kill import Killed, count_calls, draw_points, run_killed, run_meddled
 from faults.matrix import Rig, Trial, Verdict, cell
-from faults.recovery_rig import last_line
+from faults.outcomes import judge_refusal, last_line, run_plain, small_folder
 from faults.windows_rig import (
     WindowsRig,
     copy_sparse,
@@ -39,7 +38,7 @@ def kill_install_4kn(rig: Rig) -> Iterator[Trial]:
         yield Trial(verdict, point.name, said)
 
 
-@cell("install", "no space left", points=16, short=2)
+@cell("install", "no space left", points=16, short=0)
 def no_space(rig: Rig) -> Iterator[Trial]:
     """Of an image file's file system, or of the scratch folder while a device is written."""
     windows = make_windows_rig(rig.work_dir)
@@ -70,7 +69,7 @@ def no_space(rig: Rig) -> Iterator[Trial]:
         yield Trial(verdict, f"{what}: {size} bytes", f"{said}; {last_line(ran.output)}")
 
 
-@cell("install", "source altered meanwhile", points=24, short=2)
+@cell("install", "source altered meanwhile", points=24, short=0)
 def source_altered(rig: Rig) -> Iterator[Trial]:
     """A bit flipped, cut short, or replaced, while the run is stopped at one of its writes."""
     windows = make_windows_rig(rig.work_dir)
@@ -119,7 +118,7 @@ def _meddle(rig: Rig, wim: Path, index: int) -> tuple[str, Callable[[], None]]:
     return ways[index % 3]
 
 
-@cell("install", "two runs at once", points=10, short=1)
+@cell("install", "two runs at once", points=10, short=0)
 def two_runs(rig: Rig) -> Iterator[Trial]:
     """A second run while the first is stopped: refused; of a file, one gets the name."""
     windows = make_windows_rig(rig.work_dir)

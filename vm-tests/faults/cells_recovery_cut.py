@@ -23,7 +23,7 @@ from mediamaker.vm.disk import Bus
 _SERIAL = "CUT3"
 
 
-@cell("recovery add", "power cut", points=110, short=6)
+@cell("recovery add", "power cut", points=110, short=0)
 def cut_add(rig: Rig) -> Iterator[Trial]:
     """GPT on NVMe: every state leads back to the disk from before."""
     recovery = make_recovery_rig(rig.work_dir, source_dir=rig.out_dir)

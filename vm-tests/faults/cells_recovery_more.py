@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from faults.cells_wim_more import judge_refusal, run_plain, small_folder
 from faults.kill import Killed, count_calls, run_meddled
 from faults.matrix import Rig, Trial, Verdict, cell
-from faults.recovery_rig import last_line, make_recovery_rig
+from faults.outcomes import judge_refusal, last_line, run_plain, small_folder
+from faults.recovery_rig import make_recovery_rig
 from faults.windows_rig import copy_sparse, is_same, loop_device
 from mediamaker.units import KIB
 
 
-@cell("recovery add", "no space for the undo file", points=12, short=2)
+@cell("recovery add", "no space for the undo file", points=12, short=1)
 def no_space(rig: Rig) -> Iterator[Trial]:
     """Nothing is changed then, and no part of an undo file stays."""
     recovery = make_recovery_rig(rig.work_dir)
@@ -38,7 +38,7 @@ def no_space(rig: Rig) -> Iterator[Trial]:
         yield Trial(verdict, f"{size} bytes free", said)
 
 
-@cell("recovery add", "two runs at once", points=12, short=1)
+@cell("recovery add", "two runs at once", points=12, short=0)
 def two_runs(rig: Rig) -> Iterator[Trial]:
     """A second ``recovery add``, or an ``undo``, while the first run is stopped: refused."""
     recovery = make_recovery_rig(rig.work_dir)

@@ -20,7 +20,7 @@ def _draw(rig: Rig, calls: str, count: int) -> list[Point]:
     return draw_points(rig.rng, calls, count + 2)[1:-1]
 
 
-@cell("wim optimize", "kill -9", points=120, short=6)
+@cell("wim optimize", "kill -9", points=120, short=4)
 def kill_optimize(rig: Rig) -> Iterator[Trial]:
     """Every way to call it in turn; what is left under other names goes with the next run."""
     wim = make_wim_rig(rig.work_dir)

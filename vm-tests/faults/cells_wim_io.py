@@ -9,11 +9,10 @@ from pathlib import Path
 
 from guest import Guest
 
-from faults.cells_wim_more import judge_refusal
 from faults.disk import Failing, Faults, FaultyDisk
 from faults.kill import Killed
 from faults.matrix import Rig, Trial, Verdict, cell
-from faults.recovery_rig import last_line
+from faults.outcomes import judge_refusal, last_line
 from faults.wim_rig import Way, WimRig, digest, make_wim_rig
 from faults.windows_rig import copy_sparse, run, run_any
 from mediamaker.units import MIB

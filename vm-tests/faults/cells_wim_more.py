@@ -3,55 +3,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
-from faults.kill import Killed, count_calls, run_killed, run_meddled
+from faults.kill import Killed, count_calls, run_meddled
 from faults.matrix import Rig, Trial, Verdict, cell
-from faults.recovery_rig import last_line
+from faults.outcomes import judge_refusal, last_line, run_plain, small_folder
 from faults.wim_rig import Way, WimRig, make_wim_rig
 from faults.windows_rig import run
 from mediamaker.units import KIB
 
 
-@contextmanager
-def small_folder(place: Path, size: int) -> Iterator[Path]:
-    """A file system in memory that holds ``size`` bytes."""
-    place.mkdir(exist_ok=True)
-    run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place)
-    try:
-        yield place
-    finally:
-        run("umount", place)
-
-
-def judge_refusal(killed: Killed, codes: tuple[int, ...], words: tuple[str, ...]) -> str | None:
-    """What is wrong with how a command said no: ``words`` of which one must be in its message."""
-    if "Traceback" in killed.errors:
-        return f"a traceback: {killed.errors[-200:]}"
-    message = last_line(killed.output)
-    if killed.exit_code not in codes:
-        return f"exit {killed.exit_code}, not {codes}: {message}"
-    if not any(word in message.lower() for word in words):
-        return f"the message names none of {words}: {message}"
-    return None
-
-
-def run_plain(words: list[str]) -> Killed:
-    """To its end, whatever that is."""
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    return Killed(done.returncode, done.stdout, done.stderr)
-
-
-def needs(output: str) -> int:
-    """The ``needed_size`` of the error, or 0."""
-    return int(json.loads(output.splitlines()[-1]).get("needed_size") or 0)
-
-
-@cell("wim optimize", "no space left", points=30, short=3)
+@cell("wim optimize", "no space left", points=30, short=2)
 def no_space(rig: Rig) -> Iterator[Trial]:
     """File systems from nothing to nearly enough: what was there stays, no rest is left."""
     wim = make_wim_rig(rig.work_dir)
@@ -76,7 +38,7 @@ def no_space(rig: Rig) -> Iterator[Trial]:
         yield Trial(verdict, f"{way.name}: {size - old_size} bytes free", said)
 
 
-@cell("wim optimize", "source altered meanwhile", points=40, short=4)
+@cell("wim optimize", "source altered meanwhile", points=40, short=3)
 def source_altered(rig: Rig) -> Iterator[Trial]:
     """A byte flipped, cut short, or replaced, while the run is stopped at one of its writes."""
     pristine = make_wim_rig(rig.work_dir)
@@ -133,7 +95,7 @@ def _judge_altered(wim: WimRig, way: Way, out: Path, killed: Killed, point: str)
     return Trial(verdict, point, f"{said}; {last_line(killed.output)}")
 
 
-@cell("wim optimize", "two runs at once", points=12, short=1)
+@cell("wim optimize", "two runs at once", points=12, short=0)
 def two_runs(rig: Rig) -> Iterator[Trial]:
     """A second run to its end while the first is stopped: each output is whole, one run wins."""
     wim = make_wim_rig(rig.work_dir)
@@ -159,6 +121,3 @@ def two_runs(rig: Rig) -> Iterator[Trial]:
         if left or seconds[0].exit_code != 0 or killed.exit_code != (0 if way.has_old else 4):
             verdict, said = Verdict.WRONG_WORDS, f"exits {exits}, left {left}: {killed.output}"
         yield Trial(verdict, f"{way.name}: the first stopped at call {number}", f"{said}; {exits}")
-
-
-__all__ = ["judge_refusal", "run_killed", "run_plain", "small_folder"]

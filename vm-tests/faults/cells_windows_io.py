@@ -14,11 +14,11 @@ from pathlib import Path
 
 from guest import Guest, run_in_guest
 
-from faults.cells_wim_more import judge_refusal
 from faults.disk import Failing, Faults, FaultyDisk
 from faults.kill import Killed
 from faults.matrix import Rig, Trial, Verdict, cell
-from faults.recovery_rig import last_line, make_recovery_rig
+from faults.outcomes import judge_refusal, last_line
+from faults.recovery_rig import make_recovery_rig
 from faults.windows_rig import (
     WindowsRig,
     copy_sparse,

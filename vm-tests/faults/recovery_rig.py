@@ -7,12 +7,12 @@ Foreign tools made the disk (``tests/install/windows_disk_rig.py``). Whatever a 
 
 from __future__ import annotations
 
-import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from faults.matrix import Verdict
+from faults.outcomes import last_line
 from faults.windows_rig import is_same, mediamaker, run
 from mediamaker.units import MIB
 from tests.install.windows_disk_rig import make_gpt_disk, make_mbr_disk, make_winre
@@ -90,15 +90,3 @@ def make_recovery_rig(
     rig = RecoveryRig(before, make_winre(source_dir or folder), folder)
     rig.scratch.mkdir()
     return rig
-
-
-def last_line(output: str) -> str:
-    """The end of what was said, short enough for a table."""
-    lines = output.strip().splitlines()
-    if not lines:
-        return ""
-    try:
-        last = json.loads(lines[-1])
-    except ValueError:
-        return lines[-1][:300]
-    return str(last.get("message", last.get("event", "")))[:300]
