@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from faults.kill import Killed, count_calls, run_meddled
 from faults.matrix import Rig, Trial, Verdict, cell
