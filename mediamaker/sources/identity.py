@@ -141,11 +141,21 @@ def unchanged_sources(files: Sequence[SourceFile]) -> Iterator[None]:
 
 def _check_files(files: Sequence[SourceFile]) -> None:
     for file in files:
-        try:
-            status = os.stat(file.path)  # noqa: PTH116  (a path of text)
-        except OSError as error:
-            raise SourceChangedError(
-                f"{file.path}: it was there when this began: {error.strerror}",
-                hint="leave the source as it is until all is done, and run it again",
-            ) from error
-        check_unchanged(file, status)
+        check_path_unchanged(file)
+
+
+def check_path_unchanged(file: SourceFile) -> os.stat_result:
+    """Ask of the path of a source, and give what its ``stat`` says.
+
+    Raises:
+        SourceChangedError: it is gone, or another file; says what differs.
+    """
+    try:
+        status = os.stat(file.path)  # noqa: PTH116  (a str path, 10,000 times)
+    except OSError as error:
+        raise SourceChangedError(
+            f"{file.path}: was planned with, but is gone: {error.strerror}",
+            hint="keep the source where it is until the write is done",
+        ) from error
+    check_unchanged(file, status)
+    return status

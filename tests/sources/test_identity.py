@@ -19,7 +19,7 @@ def test_what_was_made_of_a_source_that_changed_meanwhile_does_not_count(tmp_pat
     with pytest.raises(SourceChangedError, match="size was 6"), unchanged_sources(files):
         raise SourceError("Unexpectedly reached the end of the file")
     path.unlink()
-    gone = pytest.raises(SourceChangedError, match="was there when this began")
+    gone = pytest.raises(SourceChangedError, match="but is gone")
     with gone, unchanged_sources(files):
         pass
 
