@@ -22,6 +22,7 @@ from faults.recovery_rig import make_recovery_rig
 from faults.windows_rig import (
     WindowsRig,
     copy_sparse,
+    data_inside,
     make_windows_rig,
     mediamaker,
     partitions_of,
@@ -40,13 +41,14 @@ class _Bad:
     faults: Faults
 
 
-def _bad_disks(start: int, size: int, disk_size: int, written: int) -> tuple[_Bad, ...]:
-    """``start``, ``size``: a range that is surely written; ``written``: bytes of a whole run."""
-    middle = start + size // 2
+def _bad_disks(
+    start: int, size: int, middle: int, disk_size: int, written: int
+) -> tuple[_Bad, ...]:
+    """``[start, start + size)`` and ``middle`` are written; ``written``: bytes of a whole run."""
     return (
         _Bad("EIO on one LBA", Faults(failing=(Failing("write", middle, middle + 512),))),
         _Bad("EIO on a range", Faults(failing=(Failing("write", start, start + size),))),
-        _Bad("EIO once", Faults(failing=(Failing("write", start, start + 4096, 1),))),
+        _Bad("EIO once", Faults(failing=(Failing("write", middle, middle + 4096, 1),))),
         _Bad("EIO at the end", Faults(failing=(Failing("write", disk_size - 4096, disk_size),))),
         _Bad("EIO on sector 0", Faults(failing=(Failing("write", 0, 512),))),
         _Bad("EIO when read back", Faults(failing=(Failing("read", middle, middle + 4096),))),
@@ -61,10 +63,11 @@ def _bad_disks(start: int, size: int, disk_size: int, written: int) -> tuple[_Ba
 def install_eio(rig: Rig) -> Iterator[Trial]:
     """GPT on USB disks, three in a guest."""
     windows = make_windows_rig(rig.work_dir, source_dir=rig.out_dir)
-    start, _ = partitions_of(windows.expected)[-1]
+    start, size = partitions_of(windows.expected)[-1]
     written = sum(_data_sizes(windows))
-    # The first clusters of the Windows volume: its boot sector and $MFT's beginning.
-    bad = _bad_disks(start, 64 * 1024, windows.size, written)[: rig.count]
+    # The first clusters of the Windows volume, and where libwim put contents of files.
+    inside = data_inside(windows.expected, start + 4 * MIB, start + size - 4 * MIB)
+    bad = _bad_disks(start, 64 * 1024, inside, windows.size, written)[: rig.count]
     for group in _in_groups(bad):
         disks = [copy_sparse(windows.used, rig.work_dir / f"d{n}.img") for n in range(len(group))]
         words = f"install {windows.wim}:1 $dev {' '.join(map(str, windows.options))} --erase"
@@ -82,7 +85,7 @@ def recovery_eio(rig: Rig) -> Iterator[Trial]:
     # Where the new recovery volume will be: at the end of what Windows had.
     start, windows_size = partitions_of(recovery.before)[2]
     new = start + windows_size - 32 * MIB
-    bad = _bad_disks(new, 64 * 1024, size, 5_600_000)[: rig.count]
+    bad = _bad_disks(new, 64 * 1024, new + 32 * 1024, size, 5_600_000)[: rig.count]
     for group in _in_groups(bad):
         disks = [
             copy_sparse(recovery.before, rig.work_dir / f"gpt{n}.img") for n in range(len(group))

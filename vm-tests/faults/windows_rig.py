@@ -205,6 +205,14 @@ def _differences(left: Path, right: Path, allowed: frozenset[int]) -> Iterator[i
                     yield word
 
 
+def data_inside(disk: Path, start: int, end: int) -> int:
+    """The offset of a block in the middle of the data that lie in ``[start, end)``."""
+    with disk.open("rb") as file:
+        blocks = sorted(_data_blocks(file.fileno()))
+    inside = [b * _BLOCK_SIZE for b in blocks if start <= b * _BLOCK_SIZE < end]
+    return inside[len(inside) // 2]
+
+
 def _data_blocks(descriptor: int) -> set[int]:
     blocks: set[int] = set()
     size, end = os.fstat(descriptor).st_size, 0
