@@ -13,7 +13,7 @@ from pathlib import Path
 
 from faults.matrix import Verdict
 from faults.outcomes import last_line
-from faults.windows_rig import is_same, mediamaker, run
+from faults.windows_rig import is_same, mediamaker, run, run_any
 from mediamaker.units import MIB
 from tests.install.windows_disk_rig import make_gpt_disk, make_mbr_disk, make_winre
 
@@ -74,7 +74,7 @@ class RecoveryRig:
             return False
         if "gpt" in disk.name:
             return "No problems found" in run("sgdisk", "-v", disk)
-        return subprocess.run(["sfdisk", "--verify", disk], check=False).returncode == 0
+        return run_any("sfdisk", "--verify", disk).returncode == 0
 
 
 def make_recovery_rig(
