@@ -36,9 +36,9 @@ def disk_fails(rig: Rig) -> Iterator[Trial]:
     trials: list[tuple[str, Faults, int | None]] = [
         ("EIO while reading the source", read_fails, None),
         ("dead after 64 KiB", Faults(dead_after_size=64 * 1024), None),
-        ("unplugged at once", Faults(), 1),
+        ("unplugged after 512 KiB", Faults(), MIB // 2),
         ("unplugged after 1 MiB", Faults(), MIB),
-        ("unplugged after 4 MiB", Faults(), 4 * MIB),
+        ("unplugged after 3 MiB", Faults(), 3 * MIB),
         ("dead after 3 MiB", Faults(dead_after_size=3 * MIB), None),
     ]
     for name, faults, unplug_at in trials[: rig.count]:
