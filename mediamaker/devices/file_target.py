@@ -19,8 +19,10 @@ from mediamaker.devices.new_file import (
     check_new_file,
     check_place,
     give_name,
+    hold_file,
     name_beside,
     name_taken,
+    remove_leftovers,
 )
 from mediamaker.errors import MediaError, TargetRefusedError, TargetTooSmallError
 from mediamaker.units import format_size
@@ -82,6 +84,7 @@ class FileTarget(Descriptor):
         # A link is followed, so that the new file lands beside the old one and replaces it.
         path = Path(os.path.realpath(path))
         mode = check_place(path, replace=replace)
+        remove_leftovers(path)
         try:
             descriptor, partial_path = _open_partial(path, partial)
         except OSError as error:
@@ -89,6 +92,7 @@ class FileTarget(Descriptor):
                 f"{path}: can't create a file in {path.parent}: {error.strerror}",
                 hint="name a file in an existing directory that you may write to",
             ) from error
+        hold_file(descriptor)
         try:
             os.ftruncate(descriptor, size)
             if mode is not None:

@@ -2,27 +2,111 @@
 """How a new file gets its place and its name; for image files and for WIMs alike.
 
 Until it is complete it has no name, or is ``.NAME.mediamaker-XXXXXXXX.partial`` in the same
-directory, so that giving it its name is atomic. References: open(2), link(2), rename(2).
+directory, so that giving it its name is atomic. References: open(2), link(2), rename(2), flock(2).
+
+Who makes such a file holds a lock: on it, or where a library puts another file in its place, on
+``.NAME.mediamaker-XXXXXXXX.lock`` beside it. One whose lock is free was left by a run that was
+killed; the next run that makes NAME removes it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mediamaker.errors import TargetRefusedError
 
+_PARTIAL, _LOCK = ".partial", ".lock"
 _NAME_SIZE_MAX = 255
 """NAME_MAX of every Linux file system that matters, in bytes."""
 
 
 def name_beside(target: Path) -> Path:
     """A name for what becomes ``target``, beside it; another one each time."""
-    suffix = f".mediamaker-{secrets.token_hex(4)}.partial"
-    room = _NAME_SIZE_MAX - len(suffix) - 1
-    return target.with_name("." + os.fsdecode(os.fsencode(target.name)[:room]) + suffix)
+    return target.with_name(f"{_stem(target)}{secrets.token_hex(4)}{_PARTIAL}")
+
+
+def _stem(target: Path) -> str:
+    room = _NAME_SIZE_MAX - len(f"..mediamaker-12345678{_PARTIAL}")
+    return "." + os.fsdecode(os.fsencode(target.name)[:room]) + ".mediamaker-"
+
+
+@contextmanager
+def held_name(partial: Path) -> Iterator[None]:
+    """While the block runs, nobody takes what :func:`name_beside` gave for left behind.
+
+    Raises:
+        OSError: no file can be made there.
+    """
+    lock = partial.with_suffix(_LOCK)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(descriptor)
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def hold_file(descriptor: int) -> None:
+    """The same for a file that stays the same one until it has its name; until it is closed."""
+    with contextlib.suppress(OSError):  # a file system without locks: nobody removes anything
+        _lock(descriptor)
+
+
+def remove_leftovers(target: Path) -> None:
+    """Remove what runs left that were killed while they made ``target``."""
+    stem = glob.escape(_stem(target))
+    for name in target.parent.glob(f"{stem}????????{_LOCK}"):
+        with _taken(name) as is_free:
+            if is_free:
+                # Libraries put files of their own beside, with names that are made of this one.
+                token = f"{_stem(target)}{name.name[-8 - len(_LOCK) : -len(_LOCK)]}"
+                for path in target.parent.glob(f"*{glob.escape(token)}.*"):
+                    if path != name:
+                        _remove(path)
+                _remove(name)
+    for path in target.parent.glob(f"{stem}????????{_PARTIAL}"):
+        if not path.with_suffix(_LOCK).exists():
+            with _taken(path) as is_free:
+                if is_free:
+                    _remove(path)
+
+
+@contextmanager
+def _taken(path: Path) -> Iterator[bool]:
+    """Whether nobody held ``path``, a file of ours; then we do until the block ends."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield False
+        return
+    try:
+        status = os.fstat(descriptor)
+        is_free = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+        try:
+            _lock(descriptor)
+        except OSError:
+            is_free = False
+        yield is_free
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def names_to_resume(target: Path) -> tuple[Path, Path]:

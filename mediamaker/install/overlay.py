@@ -19,8 +19,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from mediamaker.errors import ToolError
+from mediamaker.errors import TargetIOError, ToolError
 from mediamaker.install.overlay_store import OverlayStore
+from mediamaker.install.scratch import scratch_folder, unmount_below
 
 _START_TIMEOUT_S = 20
 _END_TIMEOUT_S = 10
@@ -68,28 +69,28 @@ def open_overlay(
 
     ``views`` are the files: name, and where they begin and how long they are. The side file and
     :attr:`Overlay.scratch` lie in a folder of their own below ``scratch_parent`` (default: where
-    temporary files are), which goes at the end.
+    temporary files are), which goes at the end, or after a SIGKILL with the next run.
 
     Raises:
         ToolError: FUSE is not to be had here.
     """
     with contextlib.ExitStack() as stack:
         try:
-            folder = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="mediamaker-overlay-", dir=scratch_parent)
-            )
-            side = os.open(Path(folder) / "new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            parent = scratch_parent or Path(tempfile.gettempdir())
+            folder = stack.enter_context(scratch_folder(parent))
+            side = os.open(folder / "new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, side)
-            block_map = os.open(Path(folder) / "map", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            block_map = os.open(folder / "map", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             stack.callback(os.close, block_map)
             os.ftruncate(side, size)
-            mountpoint = Path(folder) / "disk"
-            scratch = Path(folder) / "scratch"
+            mountpoint = folder / "disk"
+            scratch = folder / "scratch"
             mountpoint.mkdir()
             scratch.mkdir()
-        except OSError as error:
+        except (OSError, TargetIOError) as error:
+            why = error.message if isinstance(error, TargetIOError) else error.strerror
             raise ToolError(
-                f"no scratch files for an overlay of {size} bytes: {error.strerror}",
+                f"no scratch files for an overlay of {size} bytes: {why}",
                 hint="set TMPDIR to a folder of a file system with large sparse files",
             ) from error
         store = OverlayStore(base, side, block_map, size)
@@ -140,9 +141,4 @@ def _server(
         process.stdout.close()
         process.stderr.close()
         # A server that was killed leaves its mount behind, and the folder could not go.
-        if os.path.ismount(mountpoint):
-            for program in ("fusermount3", "fusermount", "umount"):
-                with contextlib.suppress(OSError):
-                    option = ["-l"] if program == "umount" else ["-u", "-z"]
-                    if subprocess.run([program, *option, mountpoint], check=False).returncode == 0:
-                        break
+        unmount_below(mountpoint)

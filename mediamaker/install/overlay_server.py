@@ -21,6 +21,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,6 +30,8 @@ import mfusepy
 from mediamaker.install.overlay_store import OverlayStore
 
 READY = b"ready\n"
+_UNMOUNT_ATTEMPTS = 20
+_UNMOUNT_PAUSE_S = 0.25
 
 
 class OverlayFiles(mfusepy.Operations):  # type: ignore[misc] # it has no types
@@ -129,14 +132,17 @@ def main(arguments: list[str]) -> None:
 
 def _end_with_parent(mountpoint: str) -> None:
     os.read(0, 1)
-    # Lazily: a tool of ours that was killed with us may still have a file open.
-    for program in ("fusermount3", "fusermount"):
-        try:
-            done = subprocess.run([program, "-u", "-z", mountpoint], check=False)
-        except OSError:
-            continue
-        if done.returncode == 0:
-            return
+    # Killed early, it is not mounted yet, but will be. Lazily: a tool of ours that was killed with
+    # us may still have a file open.
+    for _ in range(_UNMOUNT_ATTEMPTS):
+        for program in ("fusermount3", "fusermount"):
+            try:
+                done = subprocess.run([program, "-u", "-z", mountpoint], check=False)
+            except OSError:
+                continue
+            if done.returncode == 0:
+                return
+        time.sleep(_UNMOUNT_PAUSE_S)
     os._exit(1)
 
 

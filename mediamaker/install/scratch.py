@@ -10,12 +10,15 @@ import contextlib
 import fcntl
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from mediamaker.devices.mounts import read_mounts
+from mediamaker.devices.sysfs import SystemRoots
 from mediamaker.errors import TargetIOError
 
 SCRATCH_DEFAULT: Final = Path("/var/tmp")  # noqa: S108 - large, on a disk; only folders of ours
@@ -56,6 +59,22 @@ def _sweep(parent: Path) -> None:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.fstat(descriptor).st_uid == os.geteuid():
+                    unmount_below(folder)
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(descriptor)
+
+
+def unmount_below(folder: Path) -> None:
+    """Take away what is mounted in ``folder``, lazily: a FUSE server that died leaves its mount."""
+    for mount in read_mounts(SystemRoots()):
+        if mount.pid is None and Path(mount.mountpoint).is_relative_to(folder):
+            for words in (
+                ["fusermount3", "-u", "-z"],
+                ["fusermount", "-u", "-z"],
+                ["umount", "-l"],
+            ):
+                with contextlib.suppress(OSError):
+                    tried = [*words, mount.mountpoint]
+                    if subprocess.run(tried, check=False, capture_output=True).returncode == 0:
+                        break

@@ -21,7 +21,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,7 +28,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from mediamaker.devices.blockmap import disks_of_path
-from mediamaker.errors import FormatError, TargetRefusedError, UsageError
+from mediamaker.devices.new_file import give_name, hold_file, name_beside, remove_leftovers
+from mediamaker.errors import FormatError, TargetIOError, TargetRefusedError, UsageError
 from mediamaker.execute.progress import ProgressMeter
 from mediamaker.install.changes import (
     WRITE_SIZE,
@@ -39,7 +39,7 @@ from mediamaker.install.changes import (
     write_changes,
 )
 from mediamaker.install.disk_file import ChangeableDisk, WindowsDiskIdentity
-from mediamaker.units import MIB, align_up, format_range
+from mediamaker.units import MIB, align_up, format_range, format_size
 
 VERSION = 1
 _FIRST_LINE = b"mediamaker-undo 1\n"
@@ -122,7 +122,11 @@ def write_undo(
     target: str,
     identity: WindowsDiskIdentity,
 ) -> UndoHeader:
-    """Make the file for ``changes``; it has its name only once it is whole and flushed."""
+    """Make the file for ``changes``; it has its name only once it is whole and flushed.
+
+    Raises:
+        TargetIOError: it can't be made, for want of room perhaps; UsageError: the name is taken.
+    """
     sector_size = identity.sector_size
     data_size = sum(change.size for change in changes)
     digests_size = data_size // sector_size * _DIGEST_SIZE
@@ -143,50 +147,78 @@ def write_undo(
     # Numbers are padded in front by being replaced with shorter ones: the room is for the longest.
     data_offset = align_up(len(_pack_header(header)), _ALIGNMENT)
     digests_offset = data_offset + data_size
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "r+b") as file:
-            file.truncate(digests_offset + digests_size)
-            old_hash, new_hash = hashlib.sha256(), hashlib.sha256()
-            at, digests_at = data_offset, digests_offset
-            for piece in split_changes(changes):
-                old = overlay_old(piece.offset, piece.size)
-                old_hash.update(old)
-                if old.count(0) != len(old):
-                    file.seek(at)
-                    file.write(old)
-                at += piece.size
-                digests = _sector_digests(overlay_new(piece.offset, piece.size), sector_size)
-                new_hash.update(digests)
-                file.seek(digests_at)
-                file.write(digests)
-                digests_at += len(digests)
-            header = _replace(
-                header,
-                data_offset=data_offset,
-                data_sha256=old_hash.hexdigest(),
-                digests_offset=digests_offset,
-                digests_sha256=new_hash.hexdigest(),
-            )
-            file.seek(0)
-            file.write(_pack_header(header))
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor, partial = _open_nameless(path)
         try:
-            os.link(partial, path)
-        except FileExistsError:
-            raise UsageError(f"--undo {path}: is there already") from None
-        except OSError:  # a file system without links: the name was free a moment ago
-            partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+            with os.fdopen(descriptor, "r+b") as file:
+                file.truncate(digests_offset + digests_size)
+                old_hash, new_hash = hashlib.sha256(), hashlib.sha256()
+                at, digests_at = data_offset, digests_offset
+                for piece in split_changes(changes):
+                    old = overlay_old(piece.offset, piece.size)
+                    old_hash.update(old)
+                    if old.count(0) != len(old):
+                        file.seek(at)
+                        file.write(old)
+                    at += piece.size
+                    digests = _sector_digests(overlay_new(piece.offset, piece.size), sector_size)
+                    new_hash.update(digests)
+                    file.seek(digests_at)
+                    file.write(digests)
+                    digests_at += len(digests)
+                header = _replace(
+                    header,
+                    data_offset=data_offset,
+                    data_sha256=old_hash.hexdigest(),
+                    digests_offset=digests_offset,
+                    digests_sha256=new_hash.hexdigest(),
+                )
+                file.seek(0)
+                file.write(_pack_header(header))
+                file.flush()
+                os.fsync(file.fileno())
+                _give_name(file.fileno(), partial, path)
+        finally:
+            if partial is not None:
+                partial.unlink(missing_ok=True)
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise TargetIOError(
+            f"--undo {path}: can't be made: {error.strerror or error}; the disk is as it was",
+            hint=f"name a file with --undo where {format_size(digests_offset + digests_size)} fit",
+        ) from error
     return header
+
+
+def _open_nameless(path: Path) -> tuple[int, Path | None]:
+    """A file that goes with its descriptor, also after SIGKILL; elsewhere one with a name."""
+    flags = os.O_RDWR | os.O_CLOEXEC
+    folder = path.parent
+    try:
+        return os.open(folder, flags | os.O_TMPFILE, 0o600), None
+    except OSError:  # FAT and others can't
+        remove_leftovers(path)
+        partial = name_beside(path)
+        descriptor = os.open(partial, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        hold_file(descriptor)
+        return descriptor, partial
+
+
+def _give_name(descriptor: int, partial: Path | None, path: Path) -> None:
+    """Raises UsageError where the name was taken meanwhile."""
+    try:
+        if partial is None:
+            # Any src_dir_fd makes Python call linkat(2), which alone can follow a link of /proc.
+            link = f"/proc/self/fd/{descriptor}"
+            os.link(link, path, src_dir_fd=descriptor, follow_symlinks=True)
+        else:
+            give_name(partial, path)
+    except (FileExistsError, TargetRefusedError):
+        raise UsageError(f"--undo {path}: is there already") from None
 
 
 class UndoFile:

@@ -43,6 +43,7 @@ from mediamaker.plan.install import (
     plan_steps,
 )
 from mediamaker.sources.bootcode import load_mbr_code
+from mediamaker.sources.identity import unchanged_sources
 from mediamaker.sources.reader import SourceReader
 from mediamaker.wim.apply import ApplyResult
 from mediamaker.wim.meter import NotCarried
@@ -227,32 +228,33 @@ def _apply(
     cancel: threading.Event,
 ) -> tuple[ApplyResult, AppliedCheck | None]:
     paths, facts = prepared.install.request.wim_paths, prepared.install.facts
-    applied = apply_windows(
-        paths,
-        facts,
-        volume,
-        scratch=prepared.scratch,
-        extra_files=prepared.extra_files,
-        left_out=prepared.left_out,
-        modified_ns=prepared.install.request.modified_ns,
-        is_held=is_held,
-        on_event=writes_as(on_event, Phase.APPLY),
-        cancel=cancel,
-    )
-    if not is_verifying:
-        return applied, None
-    check = check_applied(
-        volume,
-        paths,
-        facts.number,
-        extra_files=prepared.extra_files,
-        left_out=prepared.left_out,
-        is_held=is_held,
-        on_event=on_event,
-        cancel=cancel,
-    )
-    check.check(volume)
-    return applied, check
+    with unchanged_sources(prepared.image.files):
+        applied = apply_windows(
+            paths,
+            facts,
+            volume,
+            scratch=prepared.scratch,
+            extra_files=prepared.extra_files,
+            left_out=prepared.left_out,
+            modified_ns=prepared.install.request.modified_ns,
+            is_held=is_held,
+            on_event=writes_as(on_event, Phase.APPLY),
+            cancel=cancel,
+        )
+        if not is_verifying:
+            return applied, None
+        check = check_applied(
+            volume,
+            paths,
+            facts.number,
+            extra_files=prepared.extra_files,
+            left_out=prepared.left_out,
+            is_held=is_held,
+            on_event=on_event,
+            cancel=cancel,
+        )
+        check.check(volume)
+        return applied, check
 
 
 def _write_plan(

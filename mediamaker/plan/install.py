@@ -142,7 +142,9 @@ def plan_steps(plan: Plan, placed: PlacedDisk, image: ImageToApply | None) -> In
     if image is not None:
         partition = placed.windows
         apply = ApplyImage(partition, placed.hidden_sectors(partition), image)
-        steps = (WriteExtents("clear both ends", _clearing(plan, partition), ()), apply, write)
+        # The old tables first: with the power gone in between, none may lead to what is cleared.
+        clear = WriteExtents("clear both ends", _clearing(plan, partition), plan.commit)
+        steps = (clear, apply, write)
     return InstallPlan(_compute_install_id(plan, steps), plan, placed, steps)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import stat as stat_module
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,3 +116,46 @@ def check_unchanged(source: SourceFile, stat: os.stat_result) -> None:
 def describe_file_kind(mode: int) -> str:
     """What a ``st_mode`` that is not a regular file's stands for, in words."""
     return _KINDS.get(stat_module.S_IFMT(mode), "a special file")
+
+
+@contextmanager
+def unchanged_sources(files: Sequence[SourceFile]) -> Iterator[None]:
+    """What the block makes of ``files`` counts only if none of them changed meanwhile.
+
+    A library that reads by itself copies what it finds; and its message about a source that was
+    cut short meanwhile names neither the file nor the reason.
+
+    Raises:
+        SourceChangedError: one did; in place of a ``SourceError`` of the block too.
+    """
+    try:
+        yield
+    except SourceError as error:
+        try:
+            _check_files(files)
+        except SourceChangedError as change:
+            raise change from error
+        raise
+    _check_files(files)
+
+
+def _check_files(files: Sequence[SourceFile]) -> None:
+    for file in files:
+        check_path_unchanged(file)
+
+
+def check_path_unchanged(file: SourceFile) -> os.stat_result:
+    """Ask of the path of a source, and give what its ``stat`` says.
+
+    Raises:
+        SourceChangedError: it is gone, or another file; says what differs.
+    """
+    try:
+        status = os.stat(file.path)  # noqa: PTH116  (a str path, 10,000 times)
+    except OSError as error:
+        raise SourceChangedError(
+            f"{file.path}: was planned with, but is gone: {error.strerror}",
+            hint="keep the source where it is until the write is done",
+        ) from error
+    check_unchanged(file, status)
+    return status

@@ -19,7 +19,12 @@ from types import TracebackType
 
 from mediamaker.errors import SourceChangedError, SourceError
 from mediamaker.extents import FileRange, Literal, Piece, Unwritten, Zeros, slice_pieces
-from mediamaker.sources.identity import SourceFile, check_unchanged, open_source
+from mediamaker.sources.identity import (
+    SourceFile,
+    check_path_unchanged,
+    check_unchanged,
+    open_source,
+)
 from mediamaker.units import format_range
 
 DESCRIPTOR_COUNT_MAX = 64
@@ -152,14 +157,7 @@ class SourceReader:
             SourceChangedError: says which file and what changed.
         """
         for source_id, file in self._files.items():
-            try:
-                stat = os.stat(file.path)  # noqa: PTH116  (a str path, 10,000 times)
-            except OSError as error:
-                raise SourceChangedError(
-                    f"{file.path}: was planned with, but is gone: {error.strerror}",
-                    hint="keep the source where it is until the write is done",
-                ) from error
-            check_unchanged(file, stat)
+            stat = check_path_unchanged(file)
             with self._lock:
                 handle = self._handles.get(source_id)
                 stat = os.fstat(handle.descriptor) if handle else stat

@@ -186,7 +186,9 @@ def _leave_out_output(
     source, target = Path(os.path.realpath(request.source)), Path(os.path.realpath(path))
     if not source.is_dir() or not target.is_relative_to(source):
         return
-    names = [target.name, *(item.name for item in target.parent.glob(".*.mediamaker-*.partial"))]
+    names = [target.name]
+    for suffix in ("partial", "lock"):
+        names.extend(item.name for item in target.parent.glob(f".*.mediamaker-*.{suffix}"))
     for name in names:
         where = target.with_name(name)
         if where.exists():

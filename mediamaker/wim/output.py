@@ -2,7 +2,8 @@
 """Files that appear under their names only when they are complete and flushed.
 
 Until then each is ``.NAME.mediamaker-XXXXXXXX.partial`` in the same directory, so that giving it
-its name is atomic. Whatever ends the block otherwise (an error, Ctrl-C) removes it.
+its name is atomic. Whatever ends the block otherwise (an error, Ctrl-C) removes it, and what
+SIGKILL leaves goes with the next run that makes NAME (``devices/new_file.py``).
 References: open(2), link(2), rename(2), fsync(2).
 """
 
@@ -11,10 +12,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from mediamaker.devices.new_file import check_new_file, check_place, give_name, name_beside
+from mediamaker.devices.new_file import (
+    check_new_file,
+    check_place,
+    give_name,
+    held_name,
+    name_beside,
+    remove_leftovers,
+)
 from mediamaker.errors import MediaError, TargetIOError, TargetRefusedError, UsageError
 
 
@@ -46,10 +54,13 @@ def open_outputs(paths: Sequence[Path], *, replace: bool) -> Iterator[tuple[Path
     if len(set(targets)) != len(targets):
         raise UsageError(f"two outputs have the same name among {', '.join(map(str, paths))}")
     partial_paths: list[Path] = []
+    held = ExitStack()
     try:
         for target in targets:
             mode = check_place(target, replace=replace)
+            remove_leftovers(target)
             partial_path = name_beside(target)
+            _hold(held, partial_path, target)
             # In the list before it is on the disk, or Ctrl-C in between would leave it behind.
             partial_paths.append(partial_path)
             _create(partial_path, target, mode)
@@ -65,6 +76,7 @@ def open_outputs(paths: Sequence[Path], *, replace: bool) -> Iterator[tuple[Path
         for partial_path in partial_paths:
             with contextlib.suppress(OSError):
                 partial_path.unlink(missing_ok=True)
+        held.close()
 
 
 def check_outputs(paths: Sequence[Path], *, replace: bool) -> None:
@@ -77,14 +89,18 @@ def check_outputs(paths: Sequence[Path], *, replace: bool) -> None:
         check_new_file(path, replace=replace)
 
 
+def _hold(held: ExitStack, partial_path: Path, target: Path) -> None:
+    try:
+        held.enter_context(held_name(partial_path))
+    except OSError as error:
+        raise _no_file(target, error) from error
+
+
 def _create(partial_path: Path, target: Path, mode: int | None) -> None:
     try:
         descriptor = os.open(partial_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except OSError as error:
-        raise TargetRefusedError(
-            f"{target}: can't create a file in {target.parent}: {error.strerror}",
-            hint="name a file in an existing directory that you may write to",
-        ) from error
+        raise _no_file(target, error) from error
     try:
         if mode is not None:
             os.fchmod(descriptor, mode)
@@ -92,6 +108,13 @@ def _create(partial_path: Path, target: Path, mode: int | None) -> None:
         raise TargetRefusedError(f"{target}: {error.strerror}") from error
     finally:
         os.close(descriptor)
+
+
+def _no_file(target: Path, error: OSError) -> TargetRefusedError:
+    return TargetRefusedError(
+        f"{target}: can't create a file in {target.parent}: {error.strerror}",
+        hint="name a file in an existing directory that you may write to",
+    )
 
 
 def _flush(partial_path: Path, target: Path) -> None:

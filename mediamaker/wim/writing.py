@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mediamaker.errors import UsageError
+from mediamaker.sources.identity import identify, unchanged_sources
 from mediamaker.units import KIB
 from mediamaker.wim.meter import WimMeter
 from mediamaker.wimlib.flags import (
@@ -72,9 +73,12 @@ def write_images(
     unless ``boot_number`` says which it is. ``name`` is for a single image.
 
     Raises:
-        UsageError: no such image, or one twice; SourceError: a source can't be read.
+        UsageError: no such image, or one twice; SourceError: a source can't be read;
+        SourceChangedError: one was changed meanwhile.
     """
+    paths = [path for source in sources for path in (source.path, *source.part_paths)]
     with ExitStack() as stack:
+        stack.enter_context(unchanged_sources([identify("wim", path) for path in paths]))
         dest = stack.enter_context(Wim.create(encoding.compression, on_event=meter))
         written: list[WrittenImage] = []
         for source in sources:

@@ -1,59 +1,61 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The places and names of new files."""
+"""Partial files that a killed run left: removed by the next run, unless somebody holds them."""
 
 import os
+import subprocess
+import sys
 
-import pytest
+from mediamaker.devices.file_target import FileTarget
+from mediamaker.devices.new_file import hold_file, name_beside, remove_leftovers
 
-from mediamaker.devices.new_file import check_new_file, check_place, give_name, name_beside
-from mediamaker.errors import TargetRefusedError
-
-
-def test_a_long_name_has_room_for_being_partial(tmp_path):
-    target = tmp_path / ("ü" * 127 + "x")
-    first, second = name_beside(target), name_beside(target)
-    assert first != second
-    for path in (first, second):
-        assert len(os.fsencode(path.name)) <= 255
-        assert path.name.startswith(".ü")
-        path.touch()  # the file system takes it
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from mediamaker.devices.new_file import hold_file, name_beside
+partial = name_beside(Path(sys.argv[1]))
+hold_file(os.open(partial, os.O_RDWR | os.O_CREAT))
+print(partial, flush=True)
+time.sleep(600)
+"""
 
 
-def test_a_name_is_given_once(tmp_path, monkeypatch):
-    partial, target = tmp_path / "partial", tmp_path / "target"
-    partial.write_text("new")
-    give_name(partial, target)
-    assert target.read_text() == "new"
-    partial.write_text("other")
-    target.unlink()
-    target.write_text("mine")
-    with pytest.raises(TargetRefusedError, match="exists already"):
-        give_name(partial, target)
-
-    def refuse(_path, _other):
-        raise PermissionError(1, "no links here")
-
-    # As on FAT.
-    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
-    with pytest.raises(TargetRefusedError, match="exists already"):
-        give_name(partial, target)
-    assert target.read_text() == "mine"
-    give_name(partial, tmp_path / "free")
-    assert (tmp_path / "free").read_text() == "other"
+def test_a_file_is_kept_while_its_run_lives_and_goes_after_it_was_killed(tmp_path):
+    target = tmp_path / "disk [1].img"
+    words = [sys.executable, "-c", HOLD, target]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            partial = tmp_path / process.stdout.readline().strip()
+            remove_leftovers(target)
+            assert partial.exists()
+        finally:
+            process.kill()
+    assert partial.exists()
+    remove_leftovers(target)
     assert not partial.exists()
 
 
-def test_places(tmp_path):
-    taken = tmp_path / "taken"
-    taken.write_text("mine")
-    taken.chmod(0o640)
-    assert check_place(tmp_path / "free", replace=False) is None
-    assert check_place(taken, replace=True) == 0o640
-    for path, words in (
-        (taken, "exists already"),
-        (tmp_path, "not a regular file"),
-        (tmp_path / "none" / "x", "there is no directory"),
-    ):
-        with pytest.raises(TargetRefusedError, match=words):
-            check_new_file(path, replace=False)
-    check_new_file(taken, replace=True)
+def test_an_image_file_takes_along_what_was_left(tmp_path):
+    target = tmp_path / "disk.img"
+    name_beside(target).write_bytes(b"left by a run that was killed")
+    other = name_beside(tmp_path / "other.img")
+    other.write_bytes(b"not ours to remove")
+    link = name_beside(target)
+    link.symlink_to(other)
+    with FileTarget.create(target, 4096, logical_sector_size=512, replace=False) as made:
+        made.finish()
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["disk.img", other.name, link.name]
+    )
+
+
+def test_who_holds_a_file_may_hold_it_twice(tmp_path):
+    partial = name_beside(tmp_path / "disk.img")
+    one, other = (os.open(partial, os.O_RDWR | os.O_CREAT) for _ in range(2))
+    hold_file(one)
+    hold_file(other)  # taken, and nothing is said: it is no guard
+    os.close(other)
+    remove_leftovers(tmp_path / "disk.img")
+    assert partial.exists()
+    os.close(one)
+    remove_leftovers(tmp_path / "disk.img")
+    assert not partial.exists()

@@ -137,6 +137,34 @@ def test_the_server_ends_when_its_parent_is_killed(disk, tmp_path):
     shutil.rmtree(path.parent.parent)
 
 
+LEAVE = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from mediamaker.install.overlay import open_overlay
+base = os.open(sys.argv[1], os.O_RDONLY)
+with open_overlay(base, 1 << 20, {"1": (0, 4096)}, scratch_parent=Path(sys.argv[2])):
+    # The server first: nobody is left who would unmount.
+    server = next(Path(f"/proc/self/task/{os.getpid()}").glob("children")).read_text().split()[0]
+    os.kill(int(server), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_run_left_goes_with_the_next_one(disk, base, tmp_path):
+    """The folder with the side file, and the mount of a server that was killed with it."""
+    parent = tmp_path / "scratch"
+    parent.mkdir()
+    killed = subprocess.run([sys.executable, "-c", LEAVE, disk, parent], check=False)
+    assert killed.returncode == -9
+    (left,) = parent.iterdir()
+    assert str(left) in Path("/proc/self/mounts").read_text()
+    with open_overlay(base, 1 << 20, {"1": (0, 4096)}, scratch_parent=parent):
+        (mine,) = parent.iterdir()
+        assert mine != left
+        assert str(left) not in Path("/proc/self/mounts").read_text()
+    assert list(parent.iterdir()) == []
+
+
 def test_without_fuse_there_is_a_word_about_it(disk, base, monkeypatch):
     monkeypatch.setenv("FUSE_LIBRARY_PATH", "/nonexistent.so")
     with (

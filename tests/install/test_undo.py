@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -295,6 +296,29 @@ def test_a_name_that_is_taken_is_refused(rig, tmp_path):
     with pytest.raises(UsageError, match="folder"):
         check_undo_place(tmp_path / "no" / "x", rig.path)
     check_undo_place(tmp_path / "new.undo", rig.path)
+
+
+def test_no_room_for_the_file_is_told_and_leaves_nothing(rig, tmp_path):
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", place], check=True)
+    try:
+        with pytest.raises(TargetIOError, match=r"--undo .*No space left.*is as it was") as caught:
+            write_undo(
+                place / "undo",
+                rig.changes,
+                rig.store.pread_old,
+                rig.store.pread,
+                what="test",
+                made_at="now",
+                made_by="test",
+                target="x",
+                identity=rig.identity,
+            )
+        assert "--undo" in caught.value.hint
+        assert list(place.iterdir()) == []
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
 def test_a_failing_disk_is_told_and_named(rig):

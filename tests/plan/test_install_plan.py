@@ -399,7 +399,8 @@ def test_the_clearing_step_reaches_all_that_could_look_valid(tmp_path):
     clear = plan_steps(plan, placed, ImageToApply((), 1, "x")).steps[0]
     assert isinstance(clear, WriteExtents)
     assert clear.extents.end == plan.geometry.size
-    assert clear.commit == ()
+    # Flushed before the rest is cleared: an old table must not lead to volumes that are gone.
+    assert clear.commit == plan.commit == ((0, MIB), (plan.geometry.size - MIB, plan.geometry.size))
     size, windows = plan.geometry.size, placed.windows
     zeros = [(e.start, e.end) for e in clear.extents if isinstance(e.source, Zeros)]
     assert zeros == [

@@ -21,7 +21,7 @@ def test_a_file_appears_when_the_block_ends(tmp_path):
     path = tmp_path / "out.wim"
     with open_output(path, replace=False) as partial:
         partial.write_bytes(b"half")
-        assert names(tmp_path) == {partial.name}
+        assert names(tmp_path) == {partial.name, partial.with_suffix(".lock").name}
         assert partial.name.startswith(".out.wim.mediamaker-")
         assert partial.name.endswith(".partial")
     assert path.read_bytes() == b"half"
@@ -160,3 +160,21 @@ def test_what_is_flushed_is_the_file_and_then_its_directory(tmp_path):
     assert kinds == ["fsync", "link", "fsync"]
     assert ".partial>" in calls[0]
     assert f"<{os.path.realpath(tmp_path)}>" in calls[2]
+
+
+def test_what_a_killed_run_left_goes_with_the_next_one(tmp_path):
+    """Also what a library put beside it; nothing of another name's, or of a run that goes on."""
+    left = ".out.wim.mediamaker-0123abcd"
+    gone = {f"{left}.lock", f"{left}.partial", f".{left}.partial.mediamaker-89abcdef.partial"}
+    kept = {".other.wim.mediamaker-0123abcd.partial", ".out.wim.mediamaker-mine.partial", "x.lock"}
+    for name in gone | kept:
+        (tmp_path / name).write_bytes(b"half")
+    with open_output(tmp_path / "out.wim", replace=False) as one:
+        assert names(tmp_path) == kept | {one.name, one.with_suffix(".lock").name}
+        with open_output(tmp_path / "out.wim", replace=True) as other:
+            assert one.exists()
+            other.write_bytes(b"other")
+        one.write_bytes(b"one")
+        (tmp_path / "out.wim").unlink()
+    assert names(tmp_path) == kept | {"out.wim"}
+    assert (tmp_path / "out.wim").read_bytes() == b"one"

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``install``: no room, a source that changes meanwhile, two runs at once, 4Kn disks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from faults.kill import Killed, count_calls, draw_points, run_killed, run_meddled
+from faults.matrix import Rig, Trial, Verdict, cell
+from faults.outcomes import judge_refusal, last_line, run_plain, small_folder
+from faults.windows_rig import (
+    WindowsRig,
+    copy_sparse,
+    is_same,
+    loop_device,
+    make_windows_rig,
+    mediamaker,
+    run,
+)
+from mediamaker.units import MIB
+
+
+@cell("install", "4Kn: kill -9", points=20, short=0)
+def kill_install_4kn(rig: Rig) -> Iterator[Trial]:
+    """Sectors of 4096 bytes."""
+    windows = make_windows_rig(rig.work_dir, sector_size=4096, has_recovery=True)
+    disk = copy_sparse(windows.used, rig.work_dir / "disk.img")
+    with loop_device(disk, sector_size=4096) as device:
+        calls = count_calls(windows.install_words(device), rig.work_dir)
+    for point in draw_points(rig.rng, calls, rig.count):
+        copy_sparse(windows.used, disk)
+        with loop_device(disk, sector_size=4096) as device:
+            killed = run_killed(windows.install_words(device), point, rig.work_dir)
+        verdict, said = windows.judge(disk)
+        if killed.exit_code == 0 and verdict is not Verdict.COMPLETE:
+            verdict = Verdict.FALSE_DONE
+        yield Trial(verdict, point.name, said)
+
+
+@cell("install", "no space left", points=16, short=0)
+def no_space(rig: Rig) -> Iterator[Trial]:
+    """Of an image file's file system, or of the scratch folder while a device is written."""
+    windows = make_windows_rig(rig.work_dir)
+    disk = copy_sparse(windows.used, rig.work_dir / "disk.img")
+    for index in range(rig.count):
+        size = int(MIB * rig.rng.choice((0.1, 1, 4, 12, 25, 40)))
+        with small_folder(rig.work_dir / "small", size) as folder:
+            if index % 2:
+                options = (*windows.options, "--size", windows.size)
+                words = mediamaker("install", f"{windows.wim}:1", folder / "disk.img", *options)
+                ran = run_plain(words)
+                left = [path.name for path in folder.iterdir()]
+                verdict, said = Verdict.BLANK, "no file of that name"
+                if left:
+                    verdict, said = Verdict.HALF_VALID, f"left behind: {left}"
+            else:
+                copy_sparse(windows.used, disk)
+                with loop_device(disk) as device:
+                    # Less than the boot files and the hives that are made first.
+                    ran = run_plain(windows.install_words(device, "--scratch", folder))
+                verdict, said = windows.judge(disk)
+        what = ("scratch folder", "image file")[index % 2]
+        trouble = None
+        if ran.exit_code or verdict is not Verdict.COMPLETE:
+            trouble = judge_refusal(ran, (4, 6), ("no space", "room", "free"))
+        if trouble and verdict is not Verdict.HALF_VALID:
+            verdict, said = Verdict.WRONG_WORDS, trouble
+        yield Trial(verdict, f"{what}: {size} bytes", f"{said}; {last_line(ran.output)}")
+
+
+@cell("install", "source altered meanwhile", points=24, short=0)
+def source_altered(rig: Rig) -> Iterator[Trial]:
+    """A bit flipped, cut short, or replaced, while the run is stopped at one of its writes."""
+    windows = make_windows_rig(rig.work_dir)
+    kept = rig.work_dir / "kept.wim"
+    run("cp", windows.wim, kept)
+    disk = copy_sparse(windows.used, rig.work_dir / "disk.img")
+    with loop_device(disk) as device:
+        count = len(count_calls(windows.install_words(device), rig.work_dir))
+    for index in range(rig.count):
+        copy_sparse(windows.used, disk)
+        number = rig.rng.randrange(1, count + 1)
+        what, meddle = _meddle(rig, windows.wim, index)
+        with loop_device(disk) as device:
+            words = windows.install_words(device)
+            ran = run_meddled(words, number, rig.work_dir, meddle)
+        run("cp", kept, windows.wim)
+        verdict, said = windows.judge(disk)
+        if ran.exit_code == 0:
+            if verdict is not Verdict.COMPLETE:
+                verdict = Verdict.FALSE_DONE
+        elif trouble := judge_refusal(ran, (3, 5), (windows.wim.name,)):
+            verdict, said = Verdict.WRONG_WORDS, trouble
+        yield Trial(verdict, f"{what} at call {number}", f"{said}; {last_line(ran.output)}")
+
+
+def _meddle(rig: Rig, wim: Path, index: int) -> tuple[str, Callable[[], None]]:
+    at = rig.rng.randrange(300, wim.stat().st_size - 64 * 1024)
+
+    def flip() -> None:
+        with wim.open("r+b") as file:
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ 0x10]))
+
+    def cut() -> None:
+        with wim.open("r+b") as file:
+            file.truncate(at)
+
+    def swap() -> None:
+        fresh = wim.with_name("fresh")
+        fresh.write_bytes(b"something else")
+        fresh.replace(wim)
+
+    ways = ((f"bit flipped at {at:#x}", flip), (f"cut at {at:#x}", cut), ("replaced", swap))
+    return ways[index % 3]
+
+
+@cell("install", "two runs at once", points=10, short=0)
+def two_runs(rig: Rig) -> Iterator[Trial]:
+    """A second run while the first is stopped: refused; of a file, one gets the name."""
+    windows = make_windows_rig(rig.work_dir)
+    disk = copy_sparse(windows.used, rig.work_dir / "disk.img")
+    with loop_device(disk) as device:
+        calls = count_calls(windows.install_words(device), rig.work_dir)
+    for index in range(rig.count):
+        if index % 2:
+            yield _two_files(rig, windows)
+            continue
+        copy_sparse(windows.used, disk)
+        number = rig.rng.randrange(calls.find("W") + 1, len(calls) + 1)
+        others: list[Killed] = []
+        with loop_device(disk) as device:
+            words = windows.install_words(device)
+            ran = run_meddled(
+                words, number, rig.work_dir, lambda w=words, o=others: o.append(run_plain(w))
+            )
+        verdict, said = windows.judge(disk)
+        trouble = judge_refusal(others[0], (4,), ("in use", "busy", "another program"))
+        if ran.exit_code or trouble:
+            verdict, said = Verdict.WRONG_WORDS, f"{ran.output[-200:]}; the second: {trouble}"
+        yield Trial(
+            verdict, f"device, call {number}", f"{said}; the second: {last_line(others[0].output)}"
+        )
+
+
+def _two_files(rig: Rig, windows: WindowsRig) -> Trial:
+    folder = rig.work_dir / "files"
+    folder.mkdir(exist_ok=True)
+    disk = folder / "disk.img"
+    disk.unlink(missing_ok=True)
+    words = mediamaker(
+        "install", f"{windows.wim}:1", disk, *windows.options, "--size", windows.size
+    )
+    number = rig.rng.randrange(40, 1500)
+    others: list[Killed] = []
+    first_bytes = rig.work_dir / "second-run.img"
+
+    def second() -> None:
+        others.append(run_plain(words))
+        if disk.exists():
+            copy_sparse(disk, first_bytes)
+
+    ran = run_meddled(words, number, rig.work_dir, second)
+    left = [path.name for path in folder.iterdir() if path != disk]
+    exits = f"exits {ran.exit_code} and {others[0].exit_code}"
+    if others[0].exit_code or left or not is_same(disk, first_bytes):
+        return Trial(Verdict.LOST, f"image file, call {number}", f"{exits}; left {left}")
+    trouble = judge_refusal(ran, (4,), ("exists already",))
+    if trouble:
+        return Trial(Verdict.WRONG_WORDS, f"image file, call {number}", trouble)
+    return Trial(Verdict.COMPLETE, f"image file, call {number}", f"the second's, whole; {exits}")

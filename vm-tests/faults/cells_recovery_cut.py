@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``recovery add`` and ``undo`` on a disk in a guest, with the power cut.
+
+The undo file lies on another disk, which the cut does not harm: it is flushed, with its name,
+before the first change, and a cell of ``wim optimize`` cuts the power to a file system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from guest import run_in_guest
+
+from faults.disk import Faults, FaultyDisk
+from faults.matrix import Rig, Trial, Verdict, cell
+from faults.power_cut import Recording
+from faults.recovery_rig import RecoveryRig, make_recovery_rig
+from faults.windows_rig import copy_sparse, is_same
+from mediamaker.units import MIB
+from mediamaker.vm.disk import Bus
+
+_SERIAL = "CUT3"
+
+
+@cell("recovery add", "power cut", points=110, short=0)
+def cut_add(rig: Rig) -> Iterator[Trial]:
+    """GPT on NVMe: every state leads back to the disk from before."""
+    recovery = make_recovery_rig(rig.work_dir, source_dir=rig.out_dir)
+    disk, undo, log = _record(rig, recovery, "gpt", Bus.NVME, "/dev/nvme0n1")
+    assert recovery.judge(disk, undo, is_done=True)[0] is Verdict.COMPLETE
+    yield from _judge_states(rig, recovery, log, recovery.before, undo)
+
+
+@cell("recovery add", "power cut, MBR on USB", points=100, short=0)
+def cut_add_mbr(rig: Rig) -> Iterator[Trial]:
+    """The same with an MBR and a boot store on NTFS."""
+    recovery = make_recovery_rig(rig.work_dir, kind="mbr", source_dir=rig.out_dir)
+    disk, undo, log = _record(rig, recovery, "mbr", Bus.USB, "/dev/sda")
+    assert recovery.judge(disk, undo, is_done=True)[0] is Verdict.COMPLETE
+    yield from _judge_states(rig, recovery, log, recovery.before, undo)
+
+
+@cell("undo", "power cut", points=100, short=0)
+def cut_undo(rig: Rig) -> Iterator[Trial]:
+    """The power goes during ``undo``: the next one ends it."""
+    recovery = make_recovery_rig(rig.work_dir, source_dir=rig.out_dir)
+    disk, undo, log = _record(rig, recovery, "gpt", Bus.NVME, "/dev/nvme0n1")
+    changed = copy_sparse(disk, rig.work_dir / "changed.img")
+    script = f"python3 -m mediamaker undo {undo} /dev/nvme0n1 --confirm {_SERIAL} --json"
+    log = _run(rig, script, disk, Bus.NVME)
+    assert is_same(disk, recovery.before)
+    yield from _judge_states(rig, recovery, log, changed, undo)
+
+
+def _record(
+    rig: Rig, recovery: RecoveryRig, kind: str, bus: Bus, device: str
+) -> tuple[Path, Path, Path]:
+    """The disk after a run to the end, the undo file, and the log of its writes."""
+    disk = copy_sparse(recovery.before, rig.work_dir / f"disk-{kind}.img")
+    undo = rig.out_dir.resolve() / "undo"
+    undo.unlink(missing_ok=True)
+    options = " ".join(map(str, recovery.options))
+    script = (
+        f"python3 -m mediamaker recovery add {device} {options} --undo {undo} --confirm {_SERIAL}"
+    )
+    return disk, undo, _run(rig, script, disk, bus)
+
+
+def _run(rig: Rig, script: str, disk: Path, bus: Bus) -> Path:
+    with FaultyDisk(disk, Faults(is_logging=True), folder=rig.out_dir / "disk") as faulty:
+        ran = run_in_guest(
+            script,
+            disks=[faulty.attach(bus, serial=_SERIAL)],
+            work_dir=rig.out_dir,
+            timeout=1800,
+            memory_size=2048 * MIB,
+        )
+    assert ran.exit_code == 0, ran.output
+    return faulty.log
+
+
+def _judge_states(
+    rig: Rig, recovery: RecoveryRig, log: Path, first: Path, undo: Path
+) -> Iterator[Trial]:
+    recording = Recording(log, copy_sparse(first, rig.work_dir / "state.img"))
+    total = len(recording.requests)
+    kind = "gpt" if "gpt" in recovery.before.name else "mbr"
+    with recording.states(rig.rng, rig.count) as cuts:
+        for cut in cuts:
+            disk = copy_sparse(recording.image, rig.work_dir / f"judged-{kind}.img")
+            verdict, said = recovery.judge(disk, undo, is_done=False)
+            point = f"request {cut.done_count} of {total}"
+            yield Trial(verdict, f"{point}, {len(cut.kept)} of {cut.unflushed_count} kept", said)
+    log.unlink()
+    undo.unlink()

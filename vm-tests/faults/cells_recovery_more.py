@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``recovery add``: no room for the undo file, two runs at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+from faults.kill import Killed, count_calls, run_meddled
+from faults.matrix import Rig, Trial, Verdict, cell
+from faults.outcomes import judge_refusal, last_line, run_plain, small_folder
+from faults.recovery_rig import make_recovery_rig
+from faults.windows_rig import copy_sparse, is_same, loop_device
+from mediamaker.units import KIB
+
+
+@cell("recovery add", "no space for the undo file", points=12, short=1)
+def no_space(rig: Rig) -> Iterator[Trial]:
+    """Nothing is changed then, and no part of an undo file stays."""
+    recovery = make_recovery_rig(rig.work_dir)
+    disk = rig.work_dir / "disk-gpt.img"
+    for _ in range(rig.count):
+        copy_sparse(recovery.before, disk)
+        size = rig.rng.choice((4, 8, 16, 64, 200)) * KIB
+        with small_folder(rig.work_dir / "small", size) as folder:
+            ran = run_plain(recovery.add_words(disk, folder / "undo"))
+            left = [path.name for path in folder.iterdir()]
+        verdict, said = Verdict.AS_BEFORE, last_line(ran.output)
+        if not is_same(disk, recovery.before):
+            verdict, said = Verdict.LOST, "the disk is changed"
+        elif ran.exit_code == 0:
+            verdict = Verdict.FALSE_DONE
+        elif trouble := judge_refusal(ran, (4, 6), ("no space", "room")):
+            verdict, said = Verdict.WRONG_WORDS, trouble
+        elif left:
+            verdict, said = Verdict.WRONG_WORDS, f"left behind: {left}"
+        yield Trial(verdict, f"{size} bytes free", said)
+
+
+@cell("recovery add", "two runs at once", points=12, short=0)
+def two_runs(rig: Rig) -> Iterator[Trial]:
+    """A second ``recovery add``, or an ``undo``, while the first run is stopped: refused."""
+    recovery = make_recovery_rig(rig.work_dir)
+    disk, undo = rig.work_dir / "disk-gpt.img", rig.work_dir / "undo"
+    for index in range(rig.count):
+        copy_sparse(recovery.before, disk)
+        undo.unlink(missing_ok=True)
+        is_device = index % 2 == 1
+        others: list[Killed] = []
+        with loop_device(disk) if is_device else nullcontext(disk) as target:
+            words = recovery.add_words(target, undo, *_confirm(target, is_device))
+            calls = count_calls(words, rig.work_dir, target=target)
+        copy_sparse(recovery.before, disk)
+        undo.unlink()
+        number = rig.rng.randrange(calls.find("W") + 1, len(calls) + 1)
+        with loop_device(disk) if is_device else nullcontext(disk) as target:
+            other = rig.work_dir / "other"
+            words = recovery.add_words(target, undo, *_confirm(target, is_device))
+            second = recovery.add_words(target, other, *_confirm(target, is_device))
+            ran = run_meddled(
+                words,
+                number,
+                rig.work_dir,
+                lambda s=second, o=others: o.append(run_plain(s)),
+                target=target,
+            )
+        verdict, said = recovery.judge(disk, undo, is_done=ran.exit_code == 0)
+        trouble = judge_refusal(others[0], (4,), ("in use", "locked", "busy"))
+        if trouble or ran.exit_code or other.exists():
+            verdict, said = Verdict.WRONG_WORDS, f"{ran.output[-200:]}; the second: {trouble}"
+        what = "device" if is_device else "image file"
+        yield Trial(verdict, f"{what}, call {number}", f"{said}; {last_line(others[0].output)}")
+
+
+def _confirm(target: Path, is_device: bool) -> tuple[str, ...]:
+    return ("--confirm", target.name) if is_device else ()

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""``install`` and ``recovery add`` onto disks that fail: EIO, dead, unplugged, or lying.
+
+The disks fail below QEMU; what is judged is the medium, once the disk works again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest import Guest, run_in_guest
+
+from faults.disk import Failing, Faults, FaultyDisk
+from faults.kill import Killed
+from faults.matrix import Rig, Trial, Verdict, cell
+from faults.outcomes import judge_refusal, last_line
+from faults.recovery_rig import make_recovery_rig
+from faults.windows_rig import (
+    WindowsRig,
+    copy_sparse,
+    data_inside,
+    make_windows_rig,
+    mediamaker,
+    partitions_of,
+    run_any,
+)
+from mediamaker.units import MIB
+from mediamaker.vm.disk import Bus, device_id
+
+_FAILED = ("input/output error", "failed", "i/o error")
+_GROUP = 3
+
+
+@dataclass(frozen=True, slots=True)
+class _Bad:
+    name: str
+    faults: Faults
+
+
+def _bad_disks(
+    start: int, size: int, middle: int, disk_size: int, written: int
+) -> tuple[_Bad, ...]:
+    """``[start, start + size)`` and ``middle`` are written; ``written``: bytes of a whole run."""
+    return (
+        _Bad("EIO on one LBA", Faults(failing=(Failing("write", middle, middle + 512),))),
+        _Bad("EIO on a range", Faults(failing=(Failing("write", start, start + size),))),
+        _Bad("EIO once", Faults(failing=(Failing("write", middle, middle + 4096, 1),))),
+        _Bad("EIO at the end", Faults(failing=(Failing("write", disk_size - 4096, disk_size),))),
+        _Bad("EIO on sector 0", Faults(failing=(Failing("write", 0, 512),))),
+        _Bad("EIO when read back", Faults(failing=(Failing("read", middle, middle + 4096),))),
+        *(
+            _Bad(f"dead after {share} %", Faults(dead_after_size=written * share // 100))
+            for share in (2, 50, 95)
+        ),
+    )
+
+
+@cell("install", "EIO", points=9, short=0)
+def install_eio(rig: Rig) -> Iterator[Trial]:
+    """GPT on USB disks, three in a guest."""
+    windows = make_windows_rig(rig.work_dir, source_dir=rig.out_dir)
+    start, size = partitions_of(windows.expected)[-1]
+    written = sum(_data_sizes(windows))
+    # The first clusters of the Windows volume, and where libwim put contents of files.
+    inside = data_inside(windows.expected, start + 4 * MIB, start + size - 4 * MIB)
+    bad = _bad_disks(start, 64 * 1024, inside, windows.size, written)[: rig.count]
+    for group in _in_groups(bad):
+        disks = [copy_sparse(windows.used, rig.work_dir / f"d{n}.img") for n in range(len(group))]
+        words = f"install {windows.wim}:1 $dev {' '.join(map(str, windows.options))} --erase"
+        rans = _run_group(rig, group, disks, words)
+        for one, disk, ran in zip(group, disks, rans, strict=True):
+            verdict, said = windows.judge(disk)
+            yield _weigh(one.name, ran, verdict, said)
+
+
+@cell("recovery add", "EIO", points=9, short=0)
+def recovery_eio(rig: Rig) -> Iterator[Trial]:
+    """Of what was changed ``undo`` gives back every byte, once the disk works again."""
+    recovery = make_recovery_rig(rig.work_dir, source_dir=rig.out_dir)
+    size = recovery.before.stat().st_size
+    # Where the new recovery volume will be: at the end of what Windows had.
+    start, windows_size = partitions_of(recovery.before)[2]
+    new = start + windows_size - 32 * MIB
+    bad = _bad_disks(new, 64 * 1024, new + 32 * 1024, size, 5_600_000)[: rig.count]
+    for group in _in_groups(bad):
+        disks = [
+            copy_sparse(recovery.before, rig.work_dir / f"gpt{n}.img") for n in range(len(group))
+        ]
+        options = " ".join(map(str, recovery.options))
+        words = f"recovery add $dev {options} --undo {rig.out_dir.resolve()}/undo$number"
+        for number in range(len(group)):
+            (rig.out_dir / f"undo{number}").unlink(missing_ok=True)
+        rans = _run_group(rig, group, disks, words)
+        for number, (one, disk, ran) in enumerate(zip(group, disks, rans, strict=True)):
+            undo = rig.out_dir / f"undo{number}"
+            verdict, said = recovery.judge(disk, undo, is_done=ran.exit_code == 0)
+            yield _weigh(one.name, ran, verdict, said)
+
+
+def _weigh(point: str, ran: Killed, verdict: Verdict, said: str) -> Trial:
+    if ran.exit_code == 0:
+        if verdict is not Verdict.COMPLETE:
+            verdict = Verdict.FALSE_DONE
+        return Trial(verdict, point, f"{said}; the command went on and ended well")
+    trouble = judge_refusal(ran, (5, 6), _FAILED)
+    if trouble is not None and verdict in {Verdict.BLANK, Verdict.AS_BEFORE, Verdict.PUT_BACK}:
+        return Trial(Verdict.WRONG_WORDS, point, trouble)
+    words = last_line(ran.output)
+    if verdict is Verdict.HALF_VALID and "could not be blanked" in words:
+        verdict = Verdict.NAMED
+    return Trial(verdict, point, f"{said}; exit {ran.exit_code}: {words}")
+
+
+def _in_groups(bad: Sequence[_Bad]) -> Iterator[Sequence[_Bad]]:
+    for at in range(0, len(bad), _GROUP):
+        yield bad[at : at + _GROUP]
+
+
+def _run_group(rig: Rig, group: Sequence[_Bad], disks: list[Path], words: str) -> list[Killed]:
+    """One guest; ``$dev`` and ``$number`` in ``words`` are each disk's own."""
+    script = _script(range(len(group)), words)
+    with contextlib.ExitStack() as stack:
+        faulty = [
+            stack.enter_context(FaultyDisk(disk, one.faults, folder=rig.out_dir / f"disk{number}"))
+            for number, (one, disk) in enumerate(zip(group, disks, strict=True))
+        ]
+        ran = run_in_guest(
+            script,
+            disks=[disk.attach(Bus.USB, serial=f"BAD{n}") for n, disk in enumerate(faulty)],
+            work_dir=rig.out_dir,
+            timeout=2400,
+            memory_size=2048 * MIB,
+        )
+    assert ran.exit_code == 0, ran.output
+    return [_read_run(rig.out_dir, number) for number in range(len(group))]
+
+
+def _script(numbers: Sequence[int] | range, words: str) -> str:
+    return f"""
+for number in {" ".join(map(str, numbers))}; do
+    dev=$(lsblk --nodeps --noheadings --paths --output NAME,SERIAL | awk "\\$2==\\"BAD$number\\"{{print \\$1}}")
+    code=0
+    extra="--confirm BAD$number"
+    case "{words}" in install*) extra="$extra --allow-fixed-disk";; esac
+    python3 -m mediamaker {words} $extra > run$number.json 2> run$number.err || code=$?
+    echo $code > run$number.code
+done
+"""  # noqa: E501 - a line of shell
+
+
+def _read_run(folder: Path, number: int) -> Killed:
+    texts = [(folder / f"run{number}.{ending}").read_text() for ending in ("code", "json", "err")]
+    return Killed(int(texts[0]), texts[1], texts[2])
+
+
+def _data_sizes(windows: WindowsRig) -> Iterator[int]:
+    """About what an install writes, in pieces: what is data in the file that it makes."""
+    yield windows.expected.stat().st_blocks * 512 - windows.used.stat().st_blocks * 512 // 2
+
+
+@cell("install", "unplugged", points=4, short=0)
+def install_unplugged(rig: Rig) -> Iterator[Trial]:
+    """A USB disk, at 1, 25, 50 and 99 % of what a whole run writes, which is measured first."""
+    windows = make_windows_rig(rig.work_dir, source_dir=rig.out_dir)
+    words = f"install {windows.wim}:1 $dev {' '.join(map(str, windows.options))} --erase"
+    disk = copy_sparse(windows.used, rig.work_dir / "d0.img")
+    whole, told = _pull(rig, disk, words, None)
+    assert whole.exit_code == 0, whole
+    for percent in (1, 25, 50, 99)[: rig.count]:
+        copy_sparse(windows.used, disk)
+        ran, at = _pull(rig, disk, words, told * percent // 100)
+        verdict, said = windows.judge(disk)
+        trial = _weigh(f"at {percent} %", ran, verdict, f"after {at} bytes: {said}")
+        yield trial
+
+
+def _pull(rig: Rig, disk: Path, words: str, at: int | None) -> tuple[Killed, int]:
+    """Run with the disk unplugged after ``at`` bytes; how it ended, and how much was written."""
+    with FaultyDisk(disk, folder=rig.out_dir / "disk") as faulty:
+        machine = Guest(
+            _script([0], words),
+            disks=[faulty.attach(Bus.USB, serial="BAD0")],
+            work_dir=rig.out_dir,
+            memory_size=2048 * MIB,
+        )
+        with machine:
+            deadline = time.monotonic() + 1800
+            while at is not None and faulty.told().written_size < at:
+                machine.machine.poll()
+                if machine.machine.is_off or time.monotonic() > deadline:
+                    raise RuntimeError(f"never came to {at} bytes: {faulty.told()}")
+                time.sleep(0.02)
+            if at is not None:
+                machine.machine.execute("device_del", {"id": device_id(0)})
+            result = machine.wait(timeout=2400)
+        assert result.exit_code == 0, result.output
+        return _read_run(rig.out_dir, 0), faulty.told().written_size
+
+
+@cell("install", "flush that lies, then power cut", points=3, short=0)
+def install_lied_to(rig: Rig) -> Iterator[Trial]:
+    """The disk says that it has all and reads it back, and loses what came after a point.
+
+    Nothing that reads through such a disk can tell; once the power has been off, `recovery check`
+    does.
+    """
+    windows = make_windows_rig(rig.work_dir, source_dir=rig.out_dir, has_recovery=True)
+    written = sum(_data_sizes(windows))
+    bad = [_Bad(f"from {n} % on", Faults(lies_from_size=written * n // 100)) for n in (20, 60, 90)][
+        : rig.count
+    ]
+    disks = [copy_sparse(windows.used, rig.work_dir / f"d{n}.img") for n in range(len(bad))]
+    words = f"install {windows.wim}:1 $dev {' '.join(map(str, windows.options))} --erase"
+    for one, disk, ran in zip(bad, disks, _run_group(rig, bad, disks, words), strict=True):
+        verdict, said = windows.judge(disk)
+        check = run_any(*mediamaker("recovery", "check", disk, "--json"))
+        if check.returncode:
+            verdict, said = (
+                Verdict.NAMED,
+                f"{said}; recovery check: exit {check.returncode}: {last_line(check.stdout)}",
+            )
+        elif verdict is not Verdict.COMPLETE:
+            verdict = Verdict.FALSE_DONE
+        yield Trial(verdict, one.name, f"install: exit {ran.exit_code}; then {said}")

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A command killed with SIGKILL ahead of its Nth write, flush or new name, of all its processes.
+
+::
+
+    calls = count_calls(words, folder)             # once, to its end: what it does, in order
+    for point in draw_points(rng, calls, 100):
+        killed = run_killed(words, point, folder)
+
+A kill is of the whole process group, as of a service that is ended or of a machine without memory,
+or of the first process alone, as by ``kill -9 PID``, where what it had started lives on for a
+while. Both are waited out before anybody looks at what is left.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import random
+import signal
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_SHIM = Path(__file__).with_name("kill_shim.c")
+_HEAD = struct.Struct("=QQQQQQQ")
+_ROOM = 1 << 20
+_SETTLE_SECONDS = 60.0
+_FIRST, _GROUP, _STOP = 0, 1, 2
+_KINDS = {"w": "write", "f": "flush", "n": "name", "u": "unlink", "t": "truncate"}
+_NAMES = _KINDS | {letter.upper(): f"{word} of the target" for letter, word in _KINDS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Ahead of call ``number`` (from 1); ``is_group``: all processes die, else the first alone."""
+
+    number: int
+    is_group: bool
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """How it ended; ``exit_code`` is -9 where the first process was killed."""
+
+    exit_code: int
+    output: str
+    errors: str
+
+    @property
+    def was_killed(self) -> bool:
+        """The point was reached."""
+        return self.exit_code == -signal.SIGKILL
+
+
+@functools.cache
+def _library() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="mm-kill-", dir="/dev/shm"))
+    library = folder / "kill.so"
+    words = ["gcc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", library, _SHIM, "-ldl"]
+    subprocess.run(words, check=True)
+    return library
+
+
+def count_calls(words: Sequence[str], folder: Path, *, target: Path | None = None) -> str:
+    """Run it to its end; a letter for each call, as ``kill_shim.c`` has them.
+
+    ``target``: a file that is there already, whose calls get capital letters, as a device's do.
+    """
+    state = folder / "kill-state"
+    done = _run(words, state, at=0, mode=_FIRST, target=target)
+    if done.exit_code:
+        raise RuntimeError(f"{words} ended with {done.exit_code}: {done.output}{done.errors}")
+    with state.open("rb") as file:
+        count = _HEAD.unpack(file.read(_HEAD.size))[0]
+        return file.read(min(count, _ROOM)).decode()
+
+
+def draw_points(rng: random.Random, calls: str, count: int) -> list[Point]:
+    """``count`` points in ascending order: first and last, and half of them near flushes and names.
+
+    Only one call in many is where one state turns into the next; these are those. Of the others
+    half are among what comes from the first write of the target on, if it is a device or the file
+    that was named as ``target``.
+    """
+    total = len(calls)
+    numbers = range(1, total + 1)
+    first_device = calls.find("W") + 1 or 1
+    near = sorted(
+        {
+            number
+            for index in range(first_device, total + 1)
+            if calls[index - 1] in "fFn"
+            for number in range(index - 1, index + 3)
+            if 1 <= number <= total
+        }
+    )
+    left = max(0, count - 2)
+    drawn = rng.choices(near, k=left // 2) if near else []
+    drawn += rng.choices(range(first_device, total + 1), k=left // 4)
+    drawn += rng.choices(numbers, k=left - len(drawn))
+    chosen = sorted([1, total, *drawn])[:count]
+    points = []
+    for number in chosen:
+        is_group = rng.random() < 0.5
+        who = "all" if is_group else "the first process"
+        kind = _NAMES[calls[number - 1]]
+        points.append(Point(number, is_group, f"{who} ahead of call {number} of {total} ({kind})"))
+    return points
+
+
+def run_killed(
+    words: Sequence[str], point: Point, folder: Path, *, target: Path | None = None
+) -> Killed:
+    """Run it, killed at ``point``; comes back when all of its processes are gone."""
+    return _run(
+        words,
+        folder / "kill-state",
+        at=point.number,
+        mode=_GROUP if point.is_group else _FIRST,
+        target=target,
+    )
+
+
+def run_meddled(
+    words: Sequence[str],
+    number: int,
+    folder: Path,
+    meddle: Callable[[], None],
+    *,
+    target: Path | None = None,
+) -> Killed:
+    """Run it; ahead of call ``number`` it is stopped, ``meddle`` is called, and it goes on."""
+    return _run(words, folder / "kill-state", at=number, mode=_STOP, target=target, meddle=meddle)
+
+
+def _run(
+    words: Sequence[str],
+    state: Path,
+    *,
+    at: int,
+    mode: int,
+    target: Path | None = None,
+    meddle: Callable[[], None] | None = None,
+) -> Killed:
+    place = (0, 0) if target is None else ((s := target.stat()).st_dev, s.st_ino)
+    with state.open("w+b") as file:
+        file.truncate(_HEAD.size + _ROOM)
+        with mmap.mmap(file.fileno(), 0) as shared:
+            _HEAD.pack_into(shared, 0, 0, at, mode, 0, _ROOM, *place)
+    preload = {"LD_PRELOAD": str(_library()), "MM_KILL_FILE": str(state)}
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=(out := tempfile.TemporaryFile()),  # noqa: SIM115 - closed below
+        stderr=(err := tempfile.TemporaryFile()),  # noqa: SIM115
+        env={**os.environ, **preload},
+        # Its own group, so that what lives on can be waited for, and nobody else dies.
+        process_group=0,
+    )
+    if meddle is not None:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            try:
+                meddle()
+            finally:
+                os.killpg(process.pid, signal.SIGCONT)
+        else:
+            process.returncode = os.waitstatus_to_exitcode(status)
+    exit_code = process.wait()
+    _settle(process.pid)
+    with out, err:
+        out.seek(0)
+        err.seek(0)
+        said, complained = (file.read().decode(errors="replace") for file in (out, err))
+    return Killed(exit_code, said, complained)
+
+
+def _settle(group: int) -> None:
+    """Wait until nobody of the group is left; one that hangs is killed."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    try:
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.02)
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    raise RuntimeError(f"processes of group {group} did not end by themselves")
