@@ -129,7 +129,8 @@ def pack_arguments(opened: OpenDisk, index: int) -> list[str]:
     if not disk.snapshot:
         # QEMU would first open it for reading and, when the guest writes, open it again.
         drive += ["auto-read-only=off", "file.auto-read-only=off"]
-    common = [f"drive={drive_id}"]
+    # A name, so that it can be unplugged (QMP device_del).
+    common = [f"drive={drive_id}", f"id={device_id(index)}"]
     if disk.bus is not Bus.SD:
         # From 1: QEMU itself gives 0 to a kernel that is named with -kernel.
         common.append(f"bootindex={index + 1}")
@@ -145,6 +146,11 @@ def pack_arguments(opened: OpenDisk, index: int) -> list[str]:
         ",".join(drive),
         *_pack_devices(disk.bus, index, ",".join(common)),
     ]
+
+
+def device_id(index: int) -> str:
+    """What QEMU calls the device of a machine's disk, in QMP."""
+    return f"device{index}"
 
 
 def _pack_protocol(opened: OpenDisk, index: int) -> tuple[list[str], list[str]]:
