@@ -25,9 +25,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mediamaker.errors import FakeCapacityError
+from mediamaker.execute.medium import Medium
 from mediamaker.execute.pipeline import aligned_buffer
 from mediamaker.execute.progress import Phase, ProgressMeter
 from mediamaker.execute.steps import Run
@@ -42,6 +43,7 @@ _READ_COUNT = 4096
 _READ_ERROR_COUNT_MAX = 3
 _SEARCH_WIDTH = 64
 _MARK_SIZE = 64
+_DOING = "checking its size"
 _HINT = (
     "it is a counterfeit or broken: do not use it, return it. `mediamaker undo` brings back what "
     "can be of what was on it"
@@ -53,6 +55,7 @@ def check_capacity(
     extents: ExtentMap,
     commit: Sequence[Run],
     target: Target,
+    medium: Medium,
     key: bytes,
     meter: ProgressMeter,
     check: Callable[[], None],
@@ -63,13 +66,21 @@ def check_capacity(
 
     Raises:
         FakeCapacityError: names the real size; the marks are taken back.
-        OSError: the target failed; marks may be left.
+        TargetIOError: the target failed, and where; marks may be left.
     """
     region = _choose_region(extents, commit, target)
     last = align_down(extents.end, target.logical_sector_size) - target.logical_sector_size
     if region is None or not any(start <= last < end for start, end in commit):
         return 0
-    probe = _Probe(target=target, region=region, last=last, key=key, meter=meter, check=check)
+    probe = _Probe(
+        target=target,
+        medium=medium,
+        region=region,
+        last=last,
+        key=key,
+        meter=meter,
+        check=check,
+    )
     return probe.run()
 
 
@@ -92,6 +103,7 @@ class _Probe:
         self,
         *,
         target: Target,
+        medium: Medium,
         region: Run,
         last: int,
         key: bytes,
@@ -99,6 +111,7 @@ class _Probe:
         check: Callable[[], None],
     ) -> None:
         self._target = target
+        self._medium = medium
         self._start, self._end = region
         self._last = last
         self._key = key
@@ -116,7 +129,8 @@ class _Probe:
         self._write(self._last, self._mark(self._last))
         self._mark_region()
         real_size, what = self._find_wrap(), "writes past that overwrite its beginning"
-        at_end = self._read(self._last)
+        with self._naming(self._last):
+            at_end = self._read(self._last)
         if real_size is None and at_end != self._mark(self._last):
             seen = self._find_mark(at_end, self._key)
             if seen is not None:  # its place is the region's, which was written later
@@ -148,17 +162,18 @@ class _Probe:
                 seen = self._find_mark(self._read(offset), self._key)
                 if seen is not None and self._is_same(seen, offset):
                     return offset - seen
-            except OSError:
+            except OSError as error:
                 # A bad spot in what may never be written is no reason to refuse the disk.
                 error_count += 1
                 if error_count >= _READ_ERROR_COUNT_MAX or not self._target.is_present():
-                    raise
+                    raise self._medium.describe(error, _DOING, offset) from error
         return self._find_wrap_into_head()
 
     def _find_wrap_into_head(self) -> int | None:
         """Where the last sector's mark shows up ahead of the region, which is blank otherwise."""
         head = aligned_buffer(self._start)
-        self._target.preadinto(0, head)
+        with self._naming(0):
+            self._target.preadinto(0, head)
         for offset in range(0, self._start, self._sector_size):
             if head[offset : offset + self._sector_size] == self._mark(self._last):
                 return self._last - offset
@@ -182,7 +197,7 @@ class _Probe:
             for place in places:
                 # It may refuse what is past its end; then it is not kept either.
                 with contextlib.suppress(OSError):
-                    self._write(place, self._mark(place))
+                    self._write_once(place, self._mark(place))
             self._mark_region()
             for place in places:
                 if self._read_or_none(place) != self._mark(place):
@@ -192,7 +207,7 @@ class _Probe:
             for place, data in reversed(old):
                 if data is not None:
                     with contextlib.suppress(OSError):
-                        self._write(place, data)
+                        self._write_once(place, data)
         return high
 
     def _take_back(self) -> None:
@@ -203,7 +218,8 @@ class _Probe:
 
     def _keep(self, offset: int, size: int) -> None:
         buffer = aligned_buffer(size)
-        self._target.preadinto(offset, buffer)
+        with self._naming(offset):
+            self._target.preadinto(offset, buffer)
         self._kept.append((offset, bytes(buffer)))
 
     def _mark_region(self) -> None:
@@ -212,8 +228,9 @@ class _Probe:
         self._settle()
 
     def _settle(self) -> None:
-        self._target.flush()
-        self._target.drop_caches()
+        self._medium.flush()
+        with self._naming(None):
+            self._target.drop_caches()
 
     def _mark(self, offset: int, key: bytes | None = None) -> bytes:
         name = offset.to_bytes(8, "big")
@@ -241,14 +258,25 @@ class _Probe:
             return None
 
     def _write(self, offset: int, data: bytes) -> None:
-        buffer = aligned_buffer(align_up(len(data), 4096))[: len(data)]
-        buffer[:] = data
-        while buffer:
-            count = self._target.pwrite(offset, buffer)
-            if count <= 0:
-                raise OSError(5, "wrote nothing")
-            self._written_size += count
-            offset, buffer = offset + count, buffer[count:]
+        self._medium.write(offset, _aligned(data), doing=_DOING, is_counted=False)
+        self._written_size += len(data)
+
+    def _write_once(self, place: int, mark: bytes) -> None:
+        """Where it is not known whether there is anything: neither retried nor described."""
+        self._written_size += self._target.pwrite(place, _aligned(mark))
+
+    @contextlib.contextmanager
+    def _naming(self, offset: int | None) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._medium.describe(error, _DOING, offset) from error
+
+
+def _aligned(data: bytes) -> memoryview:
+    buffer = aligned_buffer(align_up(len(data), 4096))[: len(data)]
+    buffer[:] = data
+    return buffer
 
 
 def _spread(low: int, high: int, sector_size: int) -> list[int]:

@@ -44,7 +44,9 @@ class Medium:
         )
         self._next_offset = 0
 
-    def write(self, offset: int, data: memoryview, *, doing: str = "writing") -> None:
+    def write(
+        self, offset: int, data: memoryview, *, doing: str = "writing", is_counted: bool = True
+    ) -> None:
         """All of ``data``, which is page-aligned.
 
         Raises:
@@ -56,7 +58,8 @@ class Medium:
                 count = self._retrying.write_some(offset, data)
             except OSError as error:
                 raise self.describe(error, doing, offset) from error
-            self.count_write(offset, count)
+            if is_counted:
+                self.count_write(offset, count)
             offset += count
             data = data[count:]
 

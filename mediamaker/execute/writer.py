@@ -269,17 +269,15 @@ class _Writer:
         if self._target.starts_zeroed or self._probe_key is None:
             return
         self._state = _State.INVALIDATING  # a mark lies in a commit range
-        try:
-            self._probe_bytes_written = check_capacity(
-                extents=self._extents,
-                commit=self._commit,
-                target=self._target,
-                key=self._probe_key,
-                meter=self._meter,
-                check=lambda: check_cancelled(self._cancel),
-            )
-        except OSError as error:
-            raise self._medium.describe(error, "checking its size", None) from error
+        self._probe_bytes_written = check_capacity(
+            extents=self._extents,
+            commit=self._commit,
+            target=self._target,
+            medium=self._medium,
+            key=self._probe_key,
+            meter=self._meter,
+            check=lambda: check_cancelled(self._cancel),
+        )
         self._state = _State.BLANK
 
     def _stream(self, runs: list[Run], hasher: PieceHasher | None) -> None:

@@ -9,7 +9,7 @@ from mediamaker.errors import FakeCapacityError, TargetIOError
 from mediamaker.execute.progress import Phase, Progress
 from mediamaker.extents import ExtentMapBuilder, FileRange, Literal, Unwritten, Zeros
 from mediamaker.sources.identity import identify
-from tests.execute.engine_rig import KIB, MIB, OLD, FaultyTarget, Rig, StickFile, execute
+from tests.execute.engine_rig import KIB, MIB, OLD, FaultyTarget, Rig, StickFile, execute, fail_at
 
 CLAIMED_SIZE = 64 * MIB
 
@@ -160,6 +160,32 @@ def test_a_disk_full_of_copies_is_not_accused(large_rig, ram_path):
     assert seen
 
 
+@pytest.mark.parametrize("offset", [2 * MIB + 1024, CLAIMED_SIZE - 512])
+@pytest.mark.parametrize("call", ["pwrite", "preadinto"])
+def test_a_bad_sector_in_its_way_is_named(large_rig, ram_path, offset, call):
+    stick = StickFile(ram_path / "stick", CLAIMED_SIZE)
+    target = FaultyTarget(stick, fail_at(offset, 5, call=call))
+    with pytest.raises(TargetIOError, match="failed at") as caught:
+        execute(large_rig, target, is_probing=True)
+    is_exact = call == "pwrite" or offset > MIB * 60
+    assert not is_exact or f"at {offset:#x} (sector {offset // 512})" in caught.value.message
+    assert stick.path.read_bytes()[:512] == bytes(512)
+
+
+def test_a_write_of_marks_that_fails_once_is_retried(large_rig, ram_path):
+    stick = StickFile(ram_path / "stick", CLAIMED_SIZE)
+    left = [1]
+
+    def before(name, number, arguments):
+        if name == "pwrite" and arguments[0] == MIB and left[0]:
+            left[0] = 0
+            raise OSError(5, "Input/output error")
+
+    execute(large_rig, FaultyTarget(stick, before), is_probing=True)
+    assert not left[0]
+    assert stick.path.read_bytes() == large_rig.expected()
+
+
 def test_bad_spots_where_nothing_is_written_are_borne(large_rig, ram_path):
     stick = StickFile(ram_path / "stick", CLAIMED_SIZE)
 
@@ -181,7 +207,7 @@ def test_a_disk_that_fails_while_it_is_probed_is_left_blank(large_rig, ram_path)
         if name == "flush" and number == 2:
             raise OSError(5, "Input/output error")
 
-    with pytest.raises(TargetIOError, match=r"checking its size failed.*left blank"):
+    with pytest.raises(TargetIOError, match=r"flushing failed.*left blank"):
         execute(large_rig, FaultyTarget(stick, before), is_probing=True)
     found = stick.path.read_bytes()
     assert found[:MIB] == found[-MIB:] == bytes(MIB)
