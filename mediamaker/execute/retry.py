@@ -47,7 +47,9 @@ class RetryingWriter:
         self._on_retried = on_retried
         self._check = check
         self._failure_count = 0
-        self._failed_start = self._failed_end = 0
+        # The write that is being done in pieces, and the part of it that is known to fail whole.
+        self._failed: tuple[int, int, OSError] | None = None
+        self._failing_start = self._failing_end = 0
         self._size_limit = 0
 
     @property
@@ -61,15 +63,20 @@ class RetryingWriter:
         Raises:
             OSError: that sector, or that range if the failures became too many, can't be written.
         """
-        if self._failed_start <= offset < self._failed_end:
-            # In a write that failed: by the size at which the last piece went well.
-            data = data[: min(self._size_limit, self._failed_end - offset)]
+        if self._failing_start <= offset < self._failing_end:
+            # By half the size at which the last piece went well.
+            data = data[: min(self._size_limit, self._failing_end - offset)]
         try:
-            return self._write_once(offset, data)
+            count = self._write_once(offset, data)
         except OSError as error:
             if not self._is_passing(error):
                 raise
-            return self._write_again(offset, data, error)
+            count = self._write_again(offset, data, error)
+        if self._failed is not None and offset + count >= self._failed[1]:
+            start, end, failure = self._failed
+            self._failed = None
+            self._on_retried(start, end - start, failure)
+        return count
 
     def _write_again(self, offset: int, data: memoryview, error: OSError) -> int:
         sector_size = self._target.logical_sector_size
@@ -82,9 +89,9 @@ class RetryingWriter:
                 if not self._is_passing(again):
                     raise
                 continue
-            self._failed_start, self._failed_end = offset, end
+            self._failing_start, self._failing_end = offset, end
             self._size_limit = max(sector_size, align_down(size // 2, sector_size))
-            self._on_retried(offset, count, error)
+            self._failed = self._failed or (offset, end, error)
             return count
         raise error
 

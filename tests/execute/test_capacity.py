@@ -169,7 +169,8 @@ def test_a_bad_sector_in_its_way_is_named(large_rig, ram_path, offset, call):
         execute(large_rig, target, is_probing=True)
     is_exact = call == "pwrite" or offset > MIB * 60
     assert not is_exact or f"at {offset:#x} (sector {offset // 512})" in caught.value.message
-    assert stick.path.read_bytes()[:512] == bytes(512)
+    if is_exact:  # else it is the reading back that fails
+        assert stick.path.read_bytes()[:512] == bytes(512)
 
 
 def test_a_write_of_marks_that_fails_once_is_retried(large_rig, ram_path):

@@ -42,8 +42,8 @@ def test_a_write_that_fails_once_is_told_and_all_is_written(rig, stick, offset, 
 
 @pytest.mark.parametrize("count", [3, 5, 9, 14])
 def test_a_sector_that_takes_it_late(rig, stick, count):
-    told = notices(rig, FaultyTarget(stick, fail_times(5 * MIB, count)))
-    assert told
+    (notice,) = notices(rig, FaultyTarget(stick, fail_times(5 * MIB, count)))
+    assert "[0x400000,0x800000)" in notice.message
     assert stick.path.read_bytes() == rig.expected()
 
 
@@ -112,3 +112,17 @@ def test_a_bad_sector_in_a_table_leaves_the_others_blank(rig, stick):
     assert found[:512] == bytes(512)
     assert found[1024:2048] == bytes(1024)
     assert found[rig.commit[1][0] :] == bytes(rig.commit[1][1] - rig.commit[1][0])
+
+
+def test_what_can_not_be_written_but_is_blank_is_blank(rig, stick):
+    """A disk that goes read-only when its tables are blank already."""
+
+    def before(name, number, arguments):
+        if name == "pwrite" and ((arguments[0] == 0 and number > 2) or arguments[0] > 19 * MIB):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with stick.path.open("r+b") as file:
+        file.seek(rig.commit[1][0])
+        file.write(bytes(rig.commit[1][1] - rig.commit[1][0]))
+    with pytest.raises(TargetIOError, match="left blank"):
+        execute(rig, FaultyTarget(stick, before))

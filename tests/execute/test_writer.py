@@ -224,8 +224,10 @@ class TestBadTarget:
         def before(name, number, arguments):
             if name == "pwrite" and arguments[0] == 0:
                 seen.append(number)
-                if len(seen) > 1:
+                if len(seen) > 2:
                     raise OSError(errno.EIO, "Input/output error")
+            if name == "flush" and number == 4:
+                raise OSError(errno.EIO, "Input/output error")
 
         with pytest.raises(TargetIOError, match=r"could not be blanked \(Input/output error at"):
             write(rig, FaultyTarget(stick, before))

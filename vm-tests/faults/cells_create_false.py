@@ -6,12 +6,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
-from faults.cells_create_io import run_onto
-from faults.commands import in_groups, read_ran, run, run_json
+from faults.cells_create_io import dead, judge_bad, once, run_onto
+from faults.commands import Ran, in_groups, read_ran, run, run_json
 from faults.disk import Faults, FaultyDisk
 from faults.matrix import Rig, Trial, Verdict, cell
-from faults.media_rig import is_blank, loop_device, make_media_rig, weigh
+from faults.media_rig import MediaRig, is_blank, loop_device, make_media_rig, weigh
 from mediamaker.units import MIB
 
 _FAKE = (
@@ -29,67 +30,92 @@ _FAKE = (
 )
 
 
-@cell("create", "fake capacity", points=10, short=3)
+@cell("create", "fake capacity", points=10, short=0)
 def fake_capacity(rig: Rig) -> Iterator[Trial]:
     """Found before anything is streamed, called by its name, with the true size."""
     media = make_media_rig(rig.work_dir / "rig")
-    claimed = media.used.stat().st_size
-    cases = list(enumerate(_FAKE[: rig.count]))
-    for few in in_groups(cases, 5):
+    for few in in_groups(list(enumerate(_FAKE[: rig.count])), 5):
         folder = rig.out_dir / f"guest-{few[0][0]}"
-        disks = []
-        for number, (share, beyond, cache_size) in few:
-            stick = media.copy_used(rig.work_dir / f"stick{number}.img")
-            run("truncate", "--size", int(claimed * share) // 512 * 512, stick)
-            faults = Faults(claimed_size=claimed, beyond=beyond, cache_size=cache_size)
-            disks.append(FaultyDisk(stick, faults, folder=folder / f"disk{number}"))
+        disks = [_fake_disk(media, rig, folder, f"disk{n}", case) for n, case in few]
         run_onto(media, disks, folder)
-        for at, (disk, (_, (share, beyond, _))) in enumerate(zip(disks, few, strict=True)):
-            real_size = disk.image.stat().st_size
-            ran = read_ran(folder, f"create{at}")
-            verdict = Verdict.BLANK if is_blank(disk.image, disk.image) else Verdict.HALF_VALID
-            words = ("fake capacity", f"({claimed} bytes)", f"({real_size} bytes", "left blank")
-            point = f"{share:.3f} of what it claims, then {beyond}"
-            trial = weigh(verdict, "", ran, point, code=6, words=words)
-            if any(event.get("phase") == "write" for event in ran.events):
-                trial = Trial(Verdict.WRONG_WORDS, point, "found when it was streaming already")
-            yield trial
+        for at, disk in enumerate(disks):
+            yield _judge_fake(disk, read_ran(folder, f"create{at}"))
 
 
-@cell("create", "a flush that lies, then the power cut", points=6, short=1)
+def _fake_disk(
+    media: MediaRig, rig: Rig, folder: Path, name: str, case: tuple[float, str, int]
+) -> FaultyDisk:
+    share, beyond, cache_size = case
+    claimed = media.used.stat().st_size
+    stick = media.copy_used(rig.work_dir / f"{name}.img")
+    run("truncate", "--size", int(claimed * share) // 512 * 512, stick)
+    faults = Faults(claimed_size=claimed, beyond=beyond, cache_size=cache_size)
+    return FaultyDisk(stick, faults, folder=folder / name)
+
+
+def _judge_fake(disk: FaultyDisk, ran: Ran) -> Trial:
+    real_size = disk.image.stat().st_size
+    verdict = Verdict.BLANK if is_blank(disk.image, disk.image) else Verdict.HALF_VALID
+    words = ("fake capacity", f"({disk.size} bytes)", f"({real_size} bytes", "left blank")
+    point = f"{real_size / disk.size:.3f} of what it claims, then {disk.faults.beyond}"
+    trial = weigh(verdict, "", ran, point, code=6, words=words)
+    if any(event.get("phase") == "write" for event in ran.events):
+        trial = Trial(Verdict.WRONG_WORDS, point, "found when it was streaming already")
+    return trial
+
+
+@cell("create", "a flush that lies, then the power cut", points=6, short=0)
 def lying_flush(rig: Rig) -> Iterator[Trial]:
     """What create reads back comes from the disk's cache: it can't know. ``verify`` later does."""
     media = make_media_rig(rig.work_dir / "rig")
     sizes = [rig.rng.randrange(8 * MIB, media.written_size) for _ in range(rig.count)]
-    for start, few in enumerate(in_groups(sizes, 3)):
-        folder = rig.out_dir / f"guest-{start}"
-        disks = [
-            FaultyDisk(
-                media.copy_used(rig.work_dir / f"stick{n}.img"),
-                Faults(lies_from_size=size),
-                folder=folder / f"disk{n}",
-            )
-            for n, size in enumerate(few)
-        ]
+    for number, few in enumerate(in_groups(sizes, 3)):
+        folder = rig.out_dir / f"guest-{number}"
+        disks = [_lying_disk(media, rig, folder, f"disk{n}", size) for n, size in enumerate(few)]
         run_onto(media, disks, folder)
-        for number, (disk, size) in enumerate(zip(disks, few, strict=True)):
-            point = f"nothing kept after {size} bytes"
-            ran = read_ran(folder, f"create{number}")
-            if ran.exit_code:
-                yield Trial(Verdict.WRONG_WORDS, point, ran.words)
-                continue
-            verdict, seen = media.judge(disk.image)
-            if verdict is Verdict.COMPLETE:
-                yield Trial(Verdict.WRONG_WORDS, point, "the disk did not lie")
-                continue
-            # Not called half valid: the plan was carried out, by all that could be seen.
-            again = run_json("verify", disk.image, media.source, *media.options)
-            is_found = again.exit_code == 5 and not again.errors
-            yield Trial(
-                Verdict.NAMED if is_found else Verdict.FALSE_DONE,
-                point,
-                f"{again.message or again.words} [{seen}]",
-            )
+        for at, disk in enumerate(disks):
+            yield _judge_lying(media, disk, read_ran(folder, f"create{at}"))
+
+
+def _lying_disk(media: MediaRig, rig: Rig, folder: Path, name: str, size: int) -> FaultyDisk:
+    stick = media.copy_used(rig.work_dir / f"{name}.img")
+    return FaultyDisk(stick, Faults(lies_from_size=size), folder=folder / name)
+
+
+def _judge_lying(media: MediaRig, disk: FaultyDisk, ran: Ran) -> Trial:
+    """What create left is not called half valid: by all that could be seen it was carried out."""
+    point = f"nothing kept after {disk.faults.lies_from_size} bytes"
+    if ran.exit_code:
+        return Trial(Verdict.WRONG_WORDS, point, ran.words)
+    verdict, seen = media.judge(disk.image)
+    if verdict is Verdict.COMPLETE:
+        return Trial(Verdict.WRONG_WORDS, point, "the disk did not lie")
+    again = run_json("verify", disk.image, media.source, *media.options)
+    is_found = again.exit_code == 5 and not again.errors
+    words = f"{again.message or again.words} [{seen}]"
+    return Trial(Verdict.NAMED if is_found else Verdict.FALSE_DONE, point, words)
+
+
+@cell("create", "sticks that fail or lie, one of each kind", points=4, short=4)
+def one_of_each(rig: Rig) -> Iterator[Trial]:
+    """A short form of the cells of EIO, of fake capacity and of lying flushes: one guest."""
+    media = make_media_rig(rig.work_dir / "rig")
+    folder = rig.out_dir / "guest"
+    bad = [once(media, rig.rng), dead(media, rig.rng)]
+    disks = [
+        FaultyDisk(
+            media.copy_used(rig.work_dir / f"bad{n}.img"), item.faults, folder=folder / f"bad{n}"
+        )
+        for n, item in enumerate(bad)
+    ]
+    disks.append(_fake_disk(media, rig, folder, "fake", rig.rng.choice(_FAKE)))
+    size = rig.rng.randrange(8 * MIB, media.written_size)
+    disks.append(_lying_disk(media, rig, folder, "lying", size))
+    run_onto(media, disks, folder)
+    for number, item in enumerate(bad):
+        yield judge_bad(media, disks[number].image, read_ran(folder, f"create{number}"), item)
+    yield _judge_fake(disks[2], read_ran(folder, "create2"))
+    yield _judge_lying(media, disks[3], read_ran(folder, "create3"))
 
 
 @cell("verify", "one bit flipped on the medium", points=60, short=5)

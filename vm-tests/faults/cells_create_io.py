@@ -29,7 +29,8 @@ class Bad:
     faults: Faults
     code: int
     words: tuple[str, ...]
-    is_dead: bool = False
+    may_keep_table: bool = False
+    is_reading: bool = False
 
 
 def run_bad(rig: Rig, media: MediaRig, bad: Sequence[Bad]) -> Iterator[Trial]:
@@ -76,15 +77,18 @@ def run_onto(media: MediaRig, disks: Sequence[FaultyDisk], folder: Path, *more: 
 def judge_bad(media: MediaRig, image: Path, ran: Ran, item: Bad) -> Trial:
     """By the bytes and words; what a dead disk keeps can't be helped, but must be called so."""
     verdict, seen = media.judge(image)
-    if item.is_dead and verdict in {Verdict.HALF_VALID, Verdict.AS_BEFORE}:
+    if item.may_keep_table and verdict in {Verdict.HALF_VALID, Verdict.AS_BEFORE}:
         # The old table, perhaps torn, which nothing could be done about any more.
         is_told = "could not be blanked" in ran.words and "may look valid" in ran.words
         if is_told and ran.exit_code == item.code and not ran.errors:
             return Trial(Verdict.NAMED, item.point, f"{ran.message} [{seen}]")
         return Trial(Verdict.HALF_VALID, item.point, f"{seen}; said: {ran.words}")
-    if item.is_dead and "could not be blanked" in ran.words and is_equal_ends(media, image):
+    if "could not be blanked" in ran.words and is_equal_ends(media, image):
         return Trial(Verdict.WRONG_WORDS, item.point, f"it is blank: {ran.words}")
-    return weigh(verdict, seen, ran, item.point, code=item.code, words=item.words)
+    trial = weigh(verdict, seen, ran, item.point, code=item.code, words=item.words)
+    if item.is_reading and trial.verdict is Verdict.COMPLETE:
+        return Trial(Verdict.NAMED, item.point, ran.message)
+    return trial
 
 
 def is_equal_ends(media: MediaRig, image: Path) -> bool:
@@ -134,21 +138,22 @@ def at_end(media: MediaRig, rng: random.Random) -> Bad:
     """A sector of the tables at the end."""
     end = media.used.stat().st_size
     at = end - 512 * rng.choice((1, 2, 33, 2048))
-    words = ("at", f"{at:#x}", "could not be blanked", "may look valid")
-    return Bad(f"LBA {at // 512}", Faults(failing=(Failing("write", at, at + 512),)), 6, words)
+    faults = Faults(failing=(Failing("write", at, at + 512),))
+    return Bad(f"LBA {at // 512}", faults, 6, (f"{at:#x}",), may_keep_table=True)
 
 
 def reading_back(media: MediaRig, rng: random.Random) -> Bad:
     """A sector that can be written and not read."""
     at = _written(media, rng)
     words = ("reading back failed", "not verified")
-    return Bad(f"LBA {at // 512}", Faults(failing=(Failing("read", at, at + 512),)), 6, words)
+    faults = Faults(failing=(Failing("read", at, at + 512),))
+    return Bad(f"LBA {at // 512}", faults, 6, words, is_reading=True)
 
 
 def dead(media: MediaRig, rng: random.Random) -> Bad:
     """From a byte on no write goes well, so that the disk can't even be blanked."""
     after = rng.choice((0, 4096, MIB + 4096, 2 * MIB, rng.randrange(media.written_size)))
-    return Bad(f"after {after} bytes", Faults(dead_after_size=after), 6, (), is_dead=True)
+    return Bad(f"after {after} bytes", Faults(dead_after_size=after), 6, (), may_keep_table=True)
 
 
 _KINDS = {
@@ -171,11 +176,3 @@ def _register(fault: str) -> None:
 
 for _fault in _KINDS:
     _register(_fault)
-
-
-@cell("create", "EIO, one of each kind", points=6, short=6)
-def one_of_each(rig: Rig) -> Iterator[Trial]:
-    """The short form of the cells above."""
-    media = make_media_rig(rig.work_dir / "rig")
-    bad = [kind(media, rig.rng) for kind in list(_KINDS.values())[: rig.count]]
-    yield from run_bad(rig, media, bad)
