@@ -13,7 +13,8 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from faults.commands import mediamaker, run, run_json, state_environment
@@ -39,16 +40,19 @@ class Killer:
             raise RuntimeError(f"without a kill it ended with {done.returncode}: {done.stdout}")
         self._counts = Counter(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE))
 
-    def kill(self, rng: random.Random) -> str:
-        """Run it until it is dead; says where that was."""
+    def kill(self, rng: random.Random, reset: Callable[[], object]) -> str:
+        """Run it, each time from what ``reset`` makes, until it is killed; says where that was."""
         while True:
+            reset()
             if rng.random() < 0.25:
                 seconds = rng.uniform(0.1, 1) * self._seconds
                 point = f"after {seconds:.2f} s"
                 code = self._kill_after(seconds)
             else:
-                # Each kind of call as often as another: there are few of those that matter most.
-                call, count = rng.choice(sorted(self._counts.items()))
+                # Not by count alone: there are few of those that matter most.
+                calls = sorted(self._counts.items())
+                weights = [count**0.5 for _, count in calls]
+                ((call, count),) = rng.choices(calls, weights)
                 number = rng.randrange(1, count + 1)
                 point = f"at {call} {number} of {count}"
                 inject = ["-e", f"inject={call}:signal=KILL:when={number}"]
@@ -83,13 +87,14 @@ def kill_onto_device(rig: Rig) -> Iterator[Trial]:
     with loop_device(stick) as device:
         command = mediamaker(*media.create_words(device, "--confirm", device.name))
         killer = Killer(command, device, state, rig.work_dir / "strace.log")
-        for number in range(rig.count):
+
+        def reset() -> None:
             shutil.rmtree(state, ignore_errors=True)
-            stick_bytes = media.used.read_bytes()
-            with stick.open("r+b") as file:
-                file.write(stick_bytes)
+            run("dd", f"if={media.used}", f"of={stick}", "conv=notrunc", "bs=4M")
             run("blockdev", "--flushbufs", device)
-            point = killer.kill(rig.rng)
+
+        for number in range(rig.count):
+            point = killer.kill(rig.rng, reset)
             run("blockdev", "--flushbufs", device)
             verdict, words = media.judge(stick)
             if verdict is Verdict.HALF_VALID or number % 3 == 0:
@@ -104,7 +109,7 @@ def _go_on(media: MediaRig, device: Path, stick: Path, state: Path, left: Trial)
     journals = list(state.glob("mediamaker/journals/*"))
     words = media.create_words(device, "--confirm", device.name, "--resume")
     ran = run_json(*words, env=state_environment(state))
-    if not journals:
+    if not any(path.stat().st_size for path in journals):
         is_told = ran.exit_code == 2 and "nothing to go on with" in ran.words
         return left if is_told else Trial(Verdict.WRONG_WORDS, left.point, ran.words)
     verdict, seen = media.judge(stick)
@@ -152,8 +157,7 @@ def kill_onto_file(rig: Rig) -> Iterator[Trial]:
             _empty(folder, kind)
             command = mediamaker(*media.create_words(image, *size, *kinds[kind]))
             killers[kind] = Killer(command, None, state, rig.work_dir / "strace.log")
-        _empty(folder, kind)
-        point = f"{kind}, {killers[kind].kill(rig.rng)}"
+        point = f"{kind}, {killers[kind].kill(rig.rng, partial(_empty, folder, kind))}"
         yield _judge_images(media, folder, kind, fresh, size, point)
 
 
@@ -176,10 +180,13 @@ def _judge_images(
     if kind != "resumable":
         is_right = names == ({"stick.img"} if kind == "replacing" else set())
         return Trial(Verdict.AS_BEFORE if is_right else Verdict.LOST, point, f"{sorted(names)}")
-    if not names & {"stick.img.mediamaker-journal"}:
-        # The partial file comes first; it is called that, and the next run replaces it.
-        is_right = names <= {"stick.img.mediamaker-partial"}
-        return Trial(Verdict.BLANK if is_right else Verdict.LOST, point, f"{sorted(names)}")
-    ran = run_json(*media.create_words(image, *size, "--resume"))
+    if not names <= {"stick.img.mediamaker-partial", "stick.img.mediamaker-journal"}:
+        return Trial(Verdict.LOST, point, f"{sorted(names)}")
+    journal = folder / "stick.img.mediamaker-journal"
+    has_begun = journal.exists() and journal.stat().st_size > 0
+    # Before the journal says whose it is there is nothing to go on with; a new run replaces it.
+    ran = run_json(*media.create_words(image, *size, "--resume" if has_begun else "--resumable"))
     is_right = ran.exit_code == 0 and is_equal(image, fresh) and len(list(folder.iterdir())) == 1
-    return Trial(Verdict.RESUMED if is_right else Verdict.FALSE_DONE, point, ran.words)
+    if not is_right:
+        return Trial(Verdict.WRONG_WORDS, point, ran.words + ran.errors)
+    return Trial(Verdict.RESUMED if has_begun else Verdict.BLANK, point, f"left: {sorted(names)}")
