@@ -95,10 +95,10 @@ def cut_then_resume(rig: Rig) -> Iterator[Trial]:
     media = make_media_rig(rig.work_dir / "rig", filler_size=110 * MIB, disk_size=192 * MIB)
     recording, before = _record(rig, media)
     claims = [n for n in range(len(recording.requests)) if _claim(recording.files_at(n)) > 0]
-    moments = sorted(rig.rng.sample(claims, rig.count - 1))
-    # And once before anything is claimed, though a journal is there.
-    first = next(n for n in range(len(recording.requests)) if recording.files_at(n))
-    for number, cut in enumerate(recording.states_at([first, *moments], rig.rng)):
+    moments = sorted(rig.rng.sample(claims, max(1, rig.count - 1)))
+    if rig.count > 1:  # once before anything is claimed, though a journal is there
+        moments.insert(0, next(n for n in range(claims[0]) if recording.files_at(n)))
+    for number, cut in enumerate(recording.states_at(moments, rig.rng)):
         stick, folder = rig.work_dir / "cut.img", rig.out_dir / f"resume-{number}"
         subprocess.run(["cp", "--sparse=always", before, stick], check=True)
         journals = folder / "state/mediamaker/journals"
