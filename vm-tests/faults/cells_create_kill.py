@@ -106,10 +106,10 @@ def kill_onto_device(rig: Rig) -> Iterator[Trial]:
 
 
 def _go_on(media: MediaRig, device: Path, stick: Path, state: Path, left: Trial) -> Trial:
-    journals = list(state.glob("mediamaker/journals/*"))
+    has_begun = any(path.stat().st_size for path in state.glob("mediamaker/journals/*"))
     words = media.create_words(device, "--confirm", device.name, "--resume")
     ran = run_json(*words, env=state_environment(state))
-    if not any(path.stat().st_size for path in journals):
+    if not has_begun:
         is_told = ran.exit_code == 2 and "nothing to go on with" in ran.words
         return left if is_told else Trial(Verdict.WRONG_WORDS, left.point, ran.words)
     verdict, seen = media.judge(stick)
