@@ -15,6 +15,7 @@
     |   `-- TargetTooSmallError        says how much is needed
     |-- VerifyError               5    the medium does not hold what was planned
     |-- TargetIOError             6    the target failed while in use
+    |   `-- FakeCapacityError          it holds less than it says; gives both sizes
     |-- BootError                 7    a boot was not proven
     |-- RunInterruptedError     130    Ctrl-C, or a request to end
     `-- ToolError                 1    a program or library that we need is missing or failed
@@ -121,6 +122,17 @@ class TargetIOError(MediaError):
     """The target failed while in use."""
 
     exit_code = ExitCode.TARGET_IO
+
+
+class FakeCapacityError(TargetIOError):
+    """The target holds less than it claims; ``claimed_size`` and ``real_size`` are bytes."""
+
+    def __init__(
+        self, message: str, *, claimed_size: int, real_size: int, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.claimed_size = claimed_size
+        self.real_size = real_size
 
 
 class BootError(MediaError):

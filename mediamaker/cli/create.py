@@ -33,6 +33,7 @@ from mediamaker.cli.session import (
     is_device_target,
     open_session,
 )
+from mediamaker.devices.disk import Disk
 from mediamaker.devices.file_target import check_image_place
 from mediamaker.devices.guard import GuardContext, check_may_write
 from mediamaker.devices.table import DiskTable, read_table, show_lost
@@ -99,9 +100,10 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     if args.receipt is not None:
         check_text_file(args.receipt, option="--receipt", sources=sources, target=args.target)
     table: DiskTable | None = None
+    disk: Disk | None = None
     bound: DiskBinding | None = None
     if is_device:
-        plan, table, bound = _plan_device(args, output, session, resumption)
+        plan, table, disk, bound = _plan_device(args, output, session, resumption)
     else:
         plan = session.plan(image_geometry(args, session))
         check_same_plan(resumption, plan)
@@ -133,6 +135,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
                 target=target,
                 is_verifying=args.verify,
                 has_digests=args.receipt is not None,
+                is_probing=disk is not None and _is_portable(disk),
                 journal=journal,
                 on_event=view.show,
                 cancel=cancel,
@@ -140,13 +143,18 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     if args.receipt is not None:
         _write_receipt(args.receipt, plan, result)
     _report(args, output, plan, result, resumed_at=resumed_at, undo_file=undo_file)
+    if disk is not None and _is_portable(disk):
+        output.note(
+            "some sticks confirm what they do not keep: unplug it, plug it in again, then "
+            f"`mediamaker verify {args.target} {args.source}` knows"
+        )
     return ExitCode.DONE
 
 
 def _plan_device(
     args: argparse.Namespace, output: Output, session: Session, resumption: Resumption
-) -> tuple[Plan, DiskTable, DiskBinding]:
-    """Plan for a disk, then let guards and person release it; and what is on it now."""
+) -> tuple[Plan, DiskTable, Disk, DiskBinding]:
+    """Plan for a disk, then let guards and person release it; what is on it, and which it is."""
     disk = find_target_disk(args.target)
     plan = session.plan(disk_geometry(disk))
     check_same_plan(resumption, plan)
@@ -160,7 +168,12 @@ def _plan_device(
     for line in show_lost(disk, table):
         output.note(f"  {line}")
     release_disk(args, disk, context, output)
-    return plan, table, bound
+    return plan, table, disk, bound
+
+
+def _is_portable(disk: Disk) -> bool:
+    """Sticks, cards and cased disks are what is sold with a fake capacity."""
+    return disk.bus == "usb" or disk.is_removable or disk.is_memory_card
 
 
 def _guard_context(args: argparse.Namespace, *, needed_size: int | None) -> GuardContext:
@@ -266,6 +279,7 @@ def _report(
         written_size=plan.extents.written_size,
         bytes_written=result.write.bytes_written,
         bytes_read=result.write.bytes_read,
+        probe_bytes_written=result.write.probe_bytes_written,
         out_of_order_writes=result.write.out_of_order_writes,
         is_verified=result.verify is not None,
         bytes_verified=verified,

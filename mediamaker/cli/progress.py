@@ -22,6 +22,7 @@ _WORDS = {
     Phase.PREPARE: "preparing",
     Phase.APPLY: "applying Windows",
     Phase.INVALIDATE: "blanking",
+    Phase.PROBE: "checking its size",
     Phase.WRITE: "writing",
     Phase.FLUSH: "flushing",
     Phase.COMMIT: "making valid",

@@ -49,6 +49,7 @@ def execute_plan(
     target: Target,
     is_verifying: bool = True,
     has_digests: bool = False,
+    is_probing: bool = False,
     journal: JournalWriter | None = None,
     on_event: OnEvent = ignore_event,
     cancel: threading.Event | None = None,
@@ -57,7 +58,8 @@ def execute_plan(
     """Carry a plan out on ``target``, which is finished or aborted (and closed) afterwards.
 
     ``has_digests`` asks for the digests that a receipt holds. What ``journal`` claims is checked
-    and not written again; such a write is always verified.
+    and not written again; such a write is always verified. ``is_probing`` asks a device first
+    whether it holds what it claims.
 
     Raises:
         MediaError: its message says what is left on the target now.
@@ -95,6 +97,7 @@ def execute_plan(
                 meter=meter,
                 has_digests=is_hashing,
                 journal=journal,
+                probe_key=plan_id.encode() if is_probing else None,
                 cancel=cancel,
             )
             warning = target.reread_partition_table()

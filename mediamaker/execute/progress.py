@@ -23,11 +23,15 @@ BUSY_SHARE_MIN = 0.3
 
 
 class Phase(Enum):
-    """What is being done; in this order, ``PREPARE`` first. ``APPLY``: an image onto a volume."""
+    """What is being done; in this order, ``PREPARE`` first.
+
+    ``APPLY``: an image onto a volume. ``PROBE``: whether the disk holds what it says.
+    """
 
     PREPARE = "prepare"
     APPLY = "apply"
     INVALIDATE = "invalidate"
+    PROBE = "probe"
     WRITE = "write"
     FLUSH = "flush"
     COMMIT = "commit"
@@ -121,6 +125,10 @@ class ProgressMeter:
         now = self.clock()
         if now >= self._next_time:
             self._send(now)
+
+    def tell(self, notice: Notice) -> None:
+        """Pass a notice on to whoever listens."""
+        self._on_event(notice)
 
     def finish(self) -> None:
         """End the phase; its last event says that all is done."""

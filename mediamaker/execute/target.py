@@ -114,7 +114,7 @@ def describe_target_error(
     if error.errno in VANISHED_ERRNOS or not target.is_present():
         return TargetIOError(
             f"{target.name} vanished while {doing}{where} ({reason})",
-            hint="was it unplugged? Another port or cable may help; then start over",
+            hint="was it unplugged? Another port or cable may help; then run it again",
         )
     if error.errno in FULL_ERRNOS and needed_size is not None:
         return TargetIOError(

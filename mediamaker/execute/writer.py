@@ -3,14 +3,16 @@
 
 Order (design.md, "The plan"):
 
-1. invalidate: every commit range is zeroed, then flushed;
+1. invalidate: every commit range is zeroed, then flushed; if it is asked for, the disk is probed
+   for a fake capacity now (``capacity.py``);
 2. stream: all other written extents, in one ascending pass;
 3. flush; the sources are asked once more whether they are what was planned with;
 4. commit: the commit ranges from the last to the first but for sector 0, flush, sector 0;
 5. flush.
 
-With a journal (``journal.py``) it is noted down during 2 how much is flushed, and a run that
-goes on with one does not write what the journal claims again; all else is as above.
+A write that fails is tried again (``retry.py``). With a journal (``journal.py``) it is noted down
+during 2 how much is flushed, and a run that goes on with one does not write what the journal
+claims again; all else is as above.
 
 Whatever ends this early - an exception, Ctrl-C, a source that changed, an I/O error - leaves the
 commit ranges zero, and the message says so. If even that could not be done, it says that instead.
@@ -25,11 +27,13 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import assert_never
 
-from mediamaker.errors import MediaError, TargetIOError, TargetTooSmallError
+from mediamaker.errors import MediaError, TargetTooSmallError
+from mediamaker.execute.capacity import check_capacity
 from mediamaker.execute.digests import PieceDigest, PieceHasher
 from mediamaker.execute.flusher import BackgroundFlusher
 from mediamaker.execute.interrupts import check_cancelled
 from mediamaker.execute.journal import JournalWriter
+from mediamaker.execute.medium import Medium
 from mediamaker.execute.pipeline import (
     Filled,
     Pipeline,
@@ -50,10 +54,10 @@ from mediamaker.execute.steps import (
     runs_size,
     stream_size,
 )
-from mediamaker.execute.target import Target, describe_target_error
+from mediamaker.execute.target import Target
 from mediamaker.extents import ExtentMap, check_sector_aligned
 from mediamaker.sources.reader import SourceReader
-from mediamaker.units import format_range, format_size
+from mediamaker.units import format_size
 
 _NO_KERNEL_COPY = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
@@ -67,13 +71,15 @@ class WriteResult:
 
     ``out_of_order_writes`` counts writes that do not begin where the last one ended;
     ``forward_skips`` of them only went ahead over bytes that are left as they are (unwritten
-    ranges, holes). ``digests`` is empty unless they were asked for.
+    ranges, holes). ``probe_bytes_written`` come on top of both, and lie where the plan writes.
+    ``digests`` is empty unless they were asked for.
     """
 
     bytes_written: int
     bytes_read: int
     out_of_order_writes: int
     forward_skips: int
+    probe_bytes_written: int
     seconds: float
     digests: tuple[PieceDigest, ...]
 
@@ -95,11 +101,14 @@ def write_extents(
     meter: ProgressMeter,
     has_digests: bool,
     journal: JournalWriter | None = None,
+    probe_key: bytes | None = None,
     cancel: threading.Event | None = None,
 ) -> WriteResult:
     """Write every written extent of ``extents``; ``commit`` ranges are valid last.
 
-    What ``journal`` claims is not written again: ``resume.check_claim`` was asked before.
+    What ``journal`` claims is not written again: ``resume.check_claim`` was asked before. With a
+    ``probe_key`` the disk is asked first whether it holds what it claims, unless the journal
+    claims something: then that was done.
 
     The target is neither finished nor aborted: that is the caller's, after verification. So is
     holding SIGINT back (``interrupts.py``): a raw KeyboardInterrupt is cleaned up after as well,
@@ -108,6 +117,7 @@ def write_extents(
     Raises:
         TargetTooSmallError, PlanError: nothing was touched.
         SourceError, TargetIOError: the message says where, and what is left on the target.
+        FakeCapacityError: with a ``probe_key`` only.
         KeyboardInterrupt: Ctrl-C, or ``cancel`` was set.
     """
     _check_fits(extents, target)
@@ -120,6 +130,7 @@ def write_extents(
         target=target,
         meter=meter,
         journal=journal,
+        probe_key=probe_key,
         cancel=cancel,
     )
     try:
@@ -155,6 +166,7 @@ class _Writer:
         target: Target,
         meter: ProgressMeter,
         journal: JournalWriter | None,
+        probe_key: bytes | None,
         cancel: threading.Event | None,
     ) -> None:
         self._extents = extents
@@ -166,8 +178,11 @@ class _Writer:
         self._done_end = 0 if journal is None else journal.end
         self._unflushed: deque[tuple[int, int]] = deque()
         self._cancel = cancel
+        self._probe_key = None if self._done_end else probe_key
+        self._probe_bytes_written = 0
         self._state = _State.UNTOUCHED
         self._filler = SourceFiller(reader, meter)
+        self._medium = Medium(target, extents, meter, cancel)
         self._flusher = BackgroundFlusher(
             target.flush_data,
             clock=meter.clock,
@@ -175,22 +190,18 @@ class _Writer:
             window_size=None if journal is None else journal.flush_size,
         )
         self._commit_data: list[tuple[int, bytes]] = []
-        self._needed_size = extents.written_size
         self._can_copy = target.starts_zeroed
-        self._next_offset = 0
-        self._bytes_written = 0
         self._bytes_copied = 0
-        self._out_of_order_writes = 0
-        self._forward_skips = 0
 
     def run(self, *, has_digests: bool) -> WriteResult:
         began = self._meter.clock()
         self._meter.start(Phase.PREPARE, 0)
         runs = self._find_runs(has_digests=has_digests)
-        self._needed_size = runs_size(runs)
+        self._medium.needed_size = runs_size(runs)
         hasher = PieceHasher() if has_digests else None
         try:
             self._invalidate()
+            self._probe()
             self._stream(runs, hasher)
         finally:
             self._flusher.close()
@@ -200,10 +211,11 @@ class _Writer:
         self._reader.check_all()
         self._write_commit()
         return WriteResult(
-            bytes_written=self._bytes_written,
+            bytes_written=self._medium.bytes_written,
             bytes_read=self._filler.bytes_read + self._bytes_copied,
-            out_of_order_writes=self._out_of_order_writes,
-            forward_skips=self._forward_skips,
+            out_of_order_writes=self._medium.out_of_order_writes,
+            forward_skips=self._medium.forward_skips,
+            probe_bytes_written=self._probe_bytes_written,
             seconds=self._meter.clock() - began,
             digests=tuple(hasher.digests) if hasher else (),
         )
@@ -221,7 +233,7 @@ class _Writer:
                 return _LEFT_BLANK
             case _State.INVALIDATING | _State.COMMITTING:
                 try:
-                    self._blank()
+                    self._medium.blank(self._commit)
                 except OSError as error:
                     return (
                         f"it could not be blanked ({error.strerror}): it may look valid, "
@@ -248,13 +260,29 @@ class _Writer:
         zeros = aligned_buffer(FILL_SIZE)
         for start, end in self._commit:
             for offset in range(start, end, FILL_SIZE):
-                self._write(offset, zeros[: min(FILL_SIZE, end - offset)], doing="blanking")
-        self._flush_target()
+                self._medium.write(offset, zeros[: min(FILL_SIZE, end - offset)], doing="blanking")
+        self._medium.flush()
         self._state = _State.BLANK
         self._meter.finish()
 
+    def _probe(self) -> None:
+        if self._target.starts_zeroed or self._probe_key is None:
+            return
+        self._state = _State.INVALIDATING  # a mark lies in a commit range
+        self._probe_bytes_written = check_capacity(
+            extents=self._extents,
+            commit=self._commit,
+            target=self._target,
+            medium=self._medium,
+            key=self._probe_key,
+            meter=self._meter,
+            check=lambda: check_cancelled(self._cancel),
+        )
+        self._state = _State.BLANK
+
     def _stream(self, runs: list[Run], hasher: PieceHasher | None) -> None:
         self._state = _State.BLANK
+        self._medium.is_streaming = True
         self._meter.start(Phase.WRITE, stream_size(runs, self._commit))
         streamed_size = 0
         # A digest needs the bytes in our hands, so the kernel can't copy them past us.
@@ -293,7 +321,7 @@ class _Writer:
             ):
                 pass  # it is on the medium since an earlier run
             case Fill(start=start):
-                self._write(start, filled.data)
+                self._medium.write(start, filled.data)
             case Copy():
                 self._copy(filled.step, filled.buffer)
             case _:
@@ -317,14 +345,14 @@ class _Writer:
                     break
                 if count == 0:
                     break
-                self._count_write(step.start + done, count)
+                self._medium.count_write(step.start + done, count)
                 self._bytes_copied += count
                 done += count
         while done < step.size:
             data = buffer[: min(len(buffer), step.size - done)]
             self._reader.preadinto(step.source_id, step.source_offset + done, data)
             self._bytes_copied += len(data)
-            self._write(step.start + done, data)
+            self._medium.write(step.start + done, data)
             done += len(data)
 
     def _keep_journal(self, journal: JournalWriter, step: Step, streamed_size: int) -> None:
@@ -339,94 +367,32 @@ class _Writer:
 
     def _flush(self) -> None:
         self._meter.start(Phase.FLUSH, 0)
-        self._flush_target()
+        self._medium.flush()
         self._meter.finish()
 
     def _write_commit(self) -> None:
         """The first sector comes last and alone: a disk takes one sector whole or not at all."""
         self._meter.start(Phase.COMMIT, sum(len(data) for _, data in self._commit_data))
         self._state = _State.COMMITTING
+        self._medium.is_streaming = False
         sector_size = self._target.logical_sector_size
         first_sector = b""
         for start, data in reversed(self._commit_data):
             kept_back = sector_size if start == 0 else 0
             first_sector = data[:kept_back]
-            self._write_bytes(start + kept_back, data[kept_back:])
+            self._medium.write_bytes(start + kept_back, data[kept_back:])
         if first_sector:
-            self._flush_target()
-            self._write_bytes(0, first_sector)
-        self._flush_target()
+            self._medium.flush()
+            self._medium.write_bytes(0, first_sector)
+        self._medium.flush()
         self._state = _State.COMPLETE
         self._meter.finish()
-
-    def _write_bytes(self, offset: int, data: bytes) -> None:
-        buffer = aligned_buffer(FILL_SIZE)[: len(data)]
-        buffer[:] = data
-        self._write(offset, buffer)
-
-    def _write(self, offset: int, data: memoryview, *, doing: str = "writing") -> None:
-        while data:
-            check_cancelled(self._cancel)
-            try:
-                count = self._write_some(offset, data)
-            except OSError as error:
-                raise self._describe(error, doing, offset) from error
-            self._count_write(offset, count)
-            offset += count
-            data = data[count:]
-
-    def _write_some(self, offset: int, data: memoryview) -> int:
-        count = self._target.pwrite(offset, data)
-        if count <= 0:
-            raise OSError(errno.EIO, "wrote nothing")
-        return count
-
-    def _count_write(self, offset: int, count: int) -> None:
-        if offset != self._next_offset:
-            self._out_of_order_writes += 1
-            if offset > self._next_offset and self._state is _State.BLANK:
-                self._forward_skips += 1
-        self._next_offset = offset + count
-        self._bytes_written += count
 
     def _advance_flusher(self, bytes_written: int) -> None:
         try:
             self._flusher.advance(bytes_written)
         except OSError as error:
-            raise self._describe(error, "flushing", None) from error
-
-    def _flush_target(self) -> None:
-        try:
-            self._target.flush()
-        except OSError as error:
-            raise self._describe(error, "flushing", None) from error
-
-    def _describe(self, error: OSError, doing: str, offset: int | None) -> TargetIOError:
-        return describe_target_error(
-            error,
-            target=self._target,
-            doing=doing,
-            offset=offset,
-            extents=self._extents,
-            needed_size=self._needed_size if self._target.starts_zeroed else None,
-        )
-
-    def _blank(self) -> None:
-        """Zero every commit range; one that fails does not keep the others from it."""
-        zeros = aligned_buffer(FILL_SIZE)
-        failure: OSError | None = None
-        for start, end in self._commit:
-            offset = start
-            while offset < end:
-                try:
-                    offset += self._write_some(offset, zeros[: min(FILL_SIZE, end - offset)])
-                except OSError as error:
-                    where = format_range(offset, end)
-                    failure = failure or OSError(error.errno, f"{error.strerror} at {where}")
-                    break
-        self._target.flush()
-        if failure is not None:
-            raise failure
+            raise self._medium.describe(error, "flushing", None) from error
 
 
 _LEFT_BLANK = "the disk is left blank: it has no partition table and boots nothing"

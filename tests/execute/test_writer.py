@@ -133,7 +133,8 @@ class TestInterrupted:
     def test_at_a_write(self, rig, stick, number, kind):
         def before(name, call_number, arguments):
             if name == "pwrite" and call_number == number:
-                raise OSError(errno.EIO, "broken") if kind is OSError else kind
+                # Not one that would be tried again.
+                raise OSError(errno.EPERM, "broken") if kind is OSError else kind
 
         with pytest.raises(TargetIOError if kind is OSError else kind) as caught:
             write(rig, FaultyTarget(stick, before))
@@ -212,7 +213,7 @@ class TestBadTarget:
             write(rig, FaultyTarget(stick, fail_at(offset, errno.EIO)))
         message = str(caught.value)
         assert str(stick.path) in message
-        assert "at 0x400000 (sector 8192)" in message  # the write that holds the bad sector
+        assert "at 0x500000 (sector 10240)" in message  # the bad sector itself
         assert '"\\sources\\boot.wim"' in message
         assert "left blank" in message
         assert_blank(rig, stick)
@@ -223,8 +224,10 @@ class TestBadTarget:
         def before(name, number, arguments):
             if name == "pwrite" and arguments[0] == 0:
                 seen.append(number)
-                if len(seen) > 1:
+                if len(seen) > 2:
                     raise OSError(errno.EIO, "Input/output error")
+            if name == "flush" and number == 4:
+                raise OSError(errno.EIO, "Input/output error")
 
         with pytest.raises(TargetIOError, match=r"could not be blanked \(Input/output error at"):
             write(rig, FaultyTarget(stick, before))

@@ -2,10 +2,15 @@
 """Every cell of the matrix: importing this registers them, in the order of the table."""
 
 from faults import (  # noqa: F401
+    cells_create_false,
+    cells_create_host,
+    cells_create_io,
+    cells_create_kill,
+    cells_create_power,
+    cells_create_unplug,
     cells_install,
     cells_install_cut,
     cells_install_more,
-    cells_media,
     cells_recovery,
     cells_recovery_cut,
     cells_recovery_more,

@@ -46,18 +46,27 @@ class Failing:
 class Faults:
     """What a disk does wrong; sizes are bytes.
 
-    ``claimed_size``: what it says that it holds; past its image's size it wraps to the beginning.
+    ``claimed_size``: what it says that it holds; past its image's size it wraps to the beginning,
+    or drops what it is given and reads as zeros or as ones (``beyond``).
+    ``cache_size``: so much of what it was given last is read from its cache, even what it drops.
     ``dead_after_size``: after that many bytes written, every write fails.
     ``lies_from_size``: after that many bytes written, nothing reaches the medium any more until
     the power goes, flushed or not; reads come from its cache and look right.
-    ``is_logging``: every write and flush is kept, for ``power_cut.py``.
+    ``is_logging``: every write and flush is kept, for ``power_cut.py``; and what files are in
+    ``watched_folder`` at the time, whenever they changed.
+    ``pauses_at_size``: after that many bytes written it takes a second and a half, once, so that
+    something can be done to it at that moment.
     """
 
     claimed_size: int | None = None
+    beyond: Literal["wraps", "zeros", "ones"] = "wraps"
+    cache_size: int = 0
     failing: tuple[Failing, ...] = ()
     dead_after_size: int | None = None
     lies_from_size: int | None = None
     is_logging: bool = False
+    watched_folder: str | None = None
+    pauses_at_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ class Told:
     written_size: int = 0
     flush_count: int = 0
     error_count: int = 0
+    has_paused: bool = False
 
 
 class FaultyDisk:

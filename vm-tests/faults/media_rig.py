@@ -10,58 +10,128 @@ from __future__ import annotations
 
 import json
 import mmap
+import random
+import shlex
+import shutil
 import subprocess
-import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from standin.iso import standin_iso
 
-from faults.matrix import Verdict
+from faults.commands import Ran, mediamaker, run
+from faults.matrix import Trial, Verdict
 from mediamaker.units import MIB
 
 DISK_SIZE = 96 * MIB
 SEED = "fault"
-_PARTITIONS = ((MIB, 50 * MIB), (51 * MIB, 44 * MIB))
-"""(start, size) of the used stick's partitions: FAT32 and ext4."""
+_TREES = Path(__file__).parents[2] / "out" / "fault-trees"
 
 
 @dataclass(frozen=True, slots=True)
 class MediaRig:
-    """``expected`` is the used stick after ``create SOURCE --seed SEED``; ``used`` before it."""
+    """``expected`` is the used stick after ``create_words``; ``used`` before it."""
 
     source: Path
-    token: str
+    options: tuple[str, ...]
+    sector_size: int
     expected: Path
     used: Path
     used_table: str
+    partitions: tuple[tuple[int, int], ...]
+    """(start, size) of the used stick's: FAT and ext4."""
+    plan: dict[str, object]
+
+    def create_words(self, target: object, *more: object) -> list[str]:
+        """The command line behind ``mediamaker``; ``--confirm`` is the caller's."""
+        words = ["create", self.source, target, "--seed", SEED, *self.options, *more]
+        return [str(word) for word in words]
+
+    def create_line(self, target: object, *more: object) -> str:
+        """The same for a shell."""
+        return shlex.join(self.create_words(target, *more))
 
     def copy_used(self, path: Path) -> Path:
         """A stick of its own for a trial."""
         run("cp", "--sparse=always", self.used, path)
         return path
 
+    @property
+    def written_size(self) -> int:
+        """Bytes that a run gives the disk, without the blanking."""
+        return sum(
+            extent["size"] for extent in self.extents if extent["source"]["kind"] != "unwritten"
+        )
+
+    @property
+    def extents(self) -> list[dict[str, object]]:
+        """The plan's, as its JSON has them."""
+        return self.plan["extents"]
+
     def judge(self, disk: Path) -> tuple[Verdict, str]:
         """What ``disk`` is now, by its bytes; the bytes are read as they are on the medium."""
         if is_equal(disk, self.expected):
             return Verdict.COMPLETE, "every byte is as planned"
-        if is_blank(disk):
-            return Verdict.BLANK, "no table, no file system"
-        kept = all(is_equal(disk, self.used, start, size) for start, size in _PARTITIONS)
-        if kept and read_table(disk) == self.used_table:
-            return Verdict.AS_BEFORE, "the old table and all that was in its partitions"
-        return Verdict.HALF_VALID, describe(disk)
+        with block_path(disk, self.sector_size) as path:
+            if is_blank(disk, path):
+                return Verdict.BLANK, "no table, no file system"
+            kept = all(is_equal(disk, self.used, start, size) for start, size in self.partitions)
+            if kept and read_table(path) == self.used_table:
+                return Verdict.AS_BEFORE, "the old table and all that was in its partitions"
+            return Verdict.HALF_VALID, describe(path)
+
+    def weigh(
+        self, disk: Path, ran: Ran, point: str, *, code: int, words: tuple[str, ...] = ()
+    ) -> Trial:
+        """The trial of a run that came to its own end: its disk, its exit code, its words."""
+        verdict, seen = self.judge(disk)
+        return weigh(verdict, seen, ran, point, code=code, words=words)
 
 
-def make_media_rig(folder: Path) -> MediaRig:
-    """Make everything in ``folder``."""
-    iso = standin_iso()
-    used, expected = folder / "used.img", folder / "expected.img"
-    _make_used(used)
-    create = ["create", iso.path, expected, "--seed", SEED, "--size", str(DISK_SIZE)]
-    run(*mediamaker(*create))
-    plan_path = folder / "plan.json"
-    run(*mediamaker("plan", iso.path, "--seed", SEED, "--size", DISK_SIZE, "--out", plan_path))
+def weigh(
+    verdict: Verdict, seen: str, ran: Ran, point: str, *, code: int, words: tuple[str, ...] = ()
+) -> Trial:
+    """``verdict`` by the bytes, or worse for what was said: ``code``, each of ``words``."""
+    if verdict is Verdict.HALF_VALID:
+        return Trial(verdict, point, seen)
+    if ran.exit_code == 0 and verdict is not Verdict.COMPLETE:
+        return Trial(Verdict.FALSE_DONE, point, seen)
+    missing = [word for word in words if word not in ran.words]
+    if ran.exit_code != code or missing or ran.errors:
+        said = f"exit {ran.exit_code} instead of {code}; not said: {missing}; {seen}; said: "
+        return Trial(Verdict.WRONG_WORDS, point, said + (ran.errors or ran.words)[-600:])
+    return Trial(verdict, point, ran.message or seen)
+
+
+def make_media_rig(
+    folder: Path,
+    *,
+    filler_size: int | None = 24 * MIB,
+    disk_size: int = DISK_SIZE,
+    sector_size: int = 512,
+    options: tuple[str, ...] = (),
+    has_own_tree: bool = False,
+) -> MediaRig:
+    """Make everything in ``folder``. The source is a tree for UEFI with so many random bytes.
+
+    Without ``filler_size`` it is the stand-in for Windows' ISO, some 57 MiB. What may be changed
+    ``has_own_tree``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if filler_size is None:
+        source = standin_iso().path
+    elif has_own_tree:
+        source = make_tree(folder / "tree", filler_size)
+    else:
+        source = _shared_tree(filler_size)
+    used, expected, plan_path = folder / "used.img", folder / "expected.img", folder / "plan.json"
+    partitions = _make_used(used, disk_size, sector_size)
+    size = ["--seed", SEED, "--size", disk_size, "--sector-size", sector_size, *options]
+    run(*mediamaker("create", source, expected, *size))
+    run(*mediamaker("plan", source, *size, "--out", plan_path))
     plan = json.loads(plan_path.read_text())
     with expected.open("r+b") as file, used.open("rb") as old:
         for extent in plan["extents"]:
@@ -69,41 +139,84 @@ def make_media_rig(folder: Path) -> MediaRig:
                 old.seek(extent["start"])
                 file.seek(extent["start"])
                 file.write(old.read(extent["size"]))
-    return MediaRig(iso.path, iso.token, expected, used, read_table(used))
+    with block_path(used, sector_size) as path:
+        table = read_table(path)
+    return MediaRig(source, options, sector_size, expected, used, table, partitions, plan)
 
 
-def _make_used(path: Path) -> None:
-    """A stick with an earlier life, by other tools: GPT, FAT32 with a file, ext4."""
+def _shared_tree(filler_size: int) -> Path:
+    """A tree that stays; not in /dev/shm, of which a guest has its own."""
+    place = _TREES / f"{filler_size // MIB}"
+    if not place.exists():
+        _TREES.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=_TREES))
+        make_tree(fresh, filler_size)
+        try:
+            fresh.rename(place)
+        except OSError:
+            shutil.rmtree(fresh)  # another cell was faster
+    return place
+
+
+def make_tree(root: Path, filler_size: int) -> Path:
+    """A tree that UEFI would boot, by its names."""
+    (root / "efi" / "boot").mkdir(parents=True)
+    program = bytearray(4096)
+    program[:2] = b"MZ"
+    program[0x3C:0x40] = (0x80).to_bytes(4, "little")
+    program[0x80:0x84] = b"PE\0\0"
+    program[0x84:0x86] = (0x8664).to_bytes(2, "little")
+    program[0x98:0x9A] = (0x20B).to_bytes(2, "little")
+    (root / "efi" / "boot" / "bootx64.efi").write_bytes(program)
+    (root / "read me.txt").write_text("a small file")
+    rng = random.Random(filler_size)
+    with (root / "big.bin").open("wb") as file:
+        for done in range(0, filler_size, MIB):
+            file.write(rng.randbytes(min(MIB, filler_size - done)))
+    return root
+
+
+def _make_used(path: Path, disk_size: int, sector_size: int) -> tuple[tuple[int, int], ...]:
+    """A stick with an earlier life, by other tools: GPT, FAT with a file, ext4."""
     with path.open("wb") as file:
-        file.truncate(DISK_SIZE)
-    (start, size), (start2, size2) = _PARTITIONS
-    sectors = [f"{s // 512}:{(s + n) // 512 - 1}" for s, n in ((start, size), (start2, size2))]
-    run("sgdisk", "-n", f"1:{sectors[0]}", "-n", f"2:{sectors[1]}", path)
-    run("mkfs.fat", "-F", "32", "--offset", start // 512, path, size // 1024)
+        file.truncate(disk_size)
+    middle = (disk_size // 2 // MIB + 3) * MIB
+    partitions = ((MIB, middle - MIB), (middle, disk_size // MIB * MIB - MIB - middle))
+    sectors = [f"{s // sector_size}:{(s + n) // sector_size - 1}" for s, n in partitions]
+    with block_path(path, sector_size) as disk:
+        run("sgdisk", "-n", f"1:{sectors[0]}", "-n", f"2:{sectors[1]}", disk)
+    (start, size), (start2, size2) = partitions
+    fat = ["-F", "32"] if sector_size == 512 else ["-F", "16", "-S", sector_size]
+    run("mkfs.fat", *fat, "--offset", start // 512, path, size // 1024)
     payload = path.with_name("payload")
     payload.write_bytes(bytes(range(256)) * (8 * MIB // 256))
     run("mcopy", "-i", f"{path}@@{start}", payload, "::payload")
     run("mkfs.ext4", "-q", "-F", "-E", f"offset={start2}", path, f"{size2 // 1024}k")
     payload.unlink()
+    return partitions
 
 
-# Judges and tools
+# Judges
 
 
-def mediamaker(*words: object) -> list[str]:
-    """The command, as a person's script has it."""
-    return [sys.executable, "-m", "mediamaker", *map(str, words)]
+@contextmanager
+def block_path(disk: Path, sector_size: int) -> Iterator[Path]:
+    """``disk``, or a loop device with such sectors over it: tools take a file's for 512 bytes."""
+    if sector_size == 512:
+        yield disk
+        return
+    with loop_device(disk, sector_size=sector_size) as device:
+        yield device
 
 
-def run(*words: object) -> str:
-    """Run a tool that must not fail; gives its standard output."""
-    done = subprocess.run(
-        [str(word) for word in words], capture_output=True, text=True, check=False,
-        stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"{words[0]} ended with {done.returncode}: {done.stdout}{done.stderr}")
-    return done.stdout
+@contextmanager
+def loop_device(disk: Path, *, sector_size: int = 512) -> Iterator[Path]:
+    """A block device over ``disk``."""
+    name = run("losetup", "--find", "--show", "--sector-size", sector_size, disk).strip()
+    try:
+        yield Path(name)
+    finally:
+        run("losetup", "--detach", name)
 
 
 def is_equal(left: Path, right: Path, start: int = 0, size: int | None = None) -> bool:
@@ -121,14 +234,14 @@ def is_equal(left: Path, right: Path, start: int = 0, size: int | None = None) -
             )
 
 
-def is_blank(disk: Path) -> bool:
-    """Whether nobody finds a table or a file system, and sector 0 is zeros."""
+def is_blank(disk: Path, path: Path) -> bool:
+    """Whether nobody finds a table or a file system at ``path``, and sector 0 is zeros."""
     with disk.open("rb") as file:
         is_zero = file.read(512) == bytes(512)
     probe = subprocess.run(
-        ["blkid", "--probe", str(disk)], capture_output=True, text=True, check=False
+        ["blkid", "--probe", str(path)], capture_output=True, text=True, check=False
     )
-    return is_zero and probe.returncode == 2 and read_table(disk) == ""
+    return is_zero and probe.returncode == 2 and read_table(path) == ""
 
 
 def read_table(disk: Path) -> str:

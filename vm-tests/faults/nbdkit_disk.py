@@ -10,6 +10,7 @@ Reference: nbdkit-python-plugin(3), API version 2. Requests come one at a time.
 import json
 import os
 import sys
+import time
 from errno import EIO
 from pathlib import Path
 
@@ -19,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from nbdkit_record import RECORD
 
 API_VERSION = 2
+PAUSE_SECONDS = 1.5
 
 _state = None
 
@@ -34,6 +36,12 @@ class _State:
         self.failing = [dict(item) for item in asked["failing"]]
         self.dead_after_size = asked["dead_after_size"]
         self.lies_from_size = asked["lies_from_size"]
+        self.beyond = asked["beyond"]
+        self.cache_size = asked["cache_size"]
+        self.pauses_at_size = asked["pauses_at_size"]
+        self.has_paused = False
+        self.watched = Path(asked["watched_folder"]) if asked["watched_folder"] else None
+        self.seen = b""
         self.fd = os.open(asked["image"], os.O_RDWR)
         self.log = None
         if asked["is_logging"]:
@@ -62,12 +70,30 @@ class _State:
         nbdkit.set_error(EIO)
         raise OSError(EIO, "this disk fails here on purpose")
 
+    def pause(self):
+        """Hold still once, in the middle of things."""
+        at = self.pauses_at_size
+        if at is not None and not self.has_paused and self.written_size >= at:
+            self.has_paused = True
+            self.tell()
+            time.sleep(PAUSE_SECONDS)
+
+    def watch(self):
+        """Note what the watched folder holds, ahead of the request that comes now."""
+        if self.log is None or self.watched is None:
+            return
+        files = {path.name: path.read_text() for path in sorted(self.watched.glob("*"))}
+        data = json.dumps(files).encode()
+        if data != self.seen:
+            self.seen = data
+            self.log.write(RECORD.pack(b"J", 0, len(data)) + data)
+
     def pieces(self, offset, size):
         """(where it really lies, how much): a disk that lies about its size wraps."""
         while size:
             at = offset % self.real_size
             part = min(size, self.real_size - at)
-            yield at, part
+            yield (at if self.beyond == "wraps" or offset < self.real_size else None), part
             offset += part
             size -= part
 
@@ -77,6 +103,10 @@ class _State:
             self.unflushed.append((offset, data))
         else:
             self._store(offset, data)
+            if self.cache_size:
+                self.unflushed.append((offset, data))
+                while sum(len(kept) for _, kept in self.unflushed) > self.cache_size:
+                    self.unflushed.pop(0)
         self.written_size += len(data)
         if self.log is not None:
             self.log.write(RECORD.pack(b"W", offset, len(data)) + data)
@@ -85,12 +115,16 @@ class _State:
     def _store(self, offset, data):
         done = 0
         for at, part in self.pieces(offset, len(data)):
-            os.pwrite(self.fd, data[done : done + part], at)
+            if at is not None:
+                os.pwrite(self.fd, data[done : done + part], at)
             done += part
 
     def read(self, offset, size):
         data = bytearray()
         for at, part in self.pieces(offset, size):
+            if at is None:
+                data += (b"\xff" if self.beyond == "ones" else b"\0") * part
+                continue
             found = os.pread(self.fd, part, at)
             data += found + bytes(part - len(found))
         for start, cached in self.unflushed:
@@ -112,6 +146,7 @@ class _State:
             "written_size": self.written_size,
             "flush_count": self.flush_count,
             "error_count": self.error_count,
+            "has_paused": self.has_paused,
         }
         fresh.write_text(json.dumps(told))
         fresh.rename(self.folder / "told.json")
@@ -155,9 +190,12 @@ def pread(state, buffer, offset, flags):
 
 def pwrite(state, buffer, offset, flags):
     data = bytes(buffer)
+    state.watch()
+    state.pause()
     state.check("write", offset, len(data))
     state.write(offset, data)
 
 
 def flush(state, flags):
+    state.watch()
     state.flush()

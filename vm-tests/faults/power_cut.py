@@ -11,6 +11,7 @@ is a whole disk and no device-mapper volume.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,8 @@ class Cut:
     done_count: int
     kept: tuple[tuple[int, bytes], ...]
     unflushed_count: int
+    files: dict[str, str]
+    """What the watched folder held by then (``Faults.watched_folder``)."""
 
 
 class Recording:
@@ -50,7 +53,13 @@ class Recording:
     def __init__(self, log: Path, image: Path, *, sector_size: int = 512) -> None:
         self._log = log
         self.image = image
-        self.requests = tuple(_read_log(log))
+        self.requests: list[Write | Flush] = []
+        self._files: list[tuple[int, dict[str, str]]] = []
+        for record in _read_log(log):
+            if isinstance(record, dict):
+                self._files.append((len(self.requests), record))
+            else:
+                self.requests.append(record)
         self._sector_size = sector_size
 
     @contextmanager
@@ -63,6 +72,11 @@ class Recording:
         drawn = self._draw_moments(rng, count)
         with self._log.open("rb") as log, self.image.open("r+b", buffering=0) as image:
             yield self._play(log.fileno(), image.fileno(), drawn, rng)
+
+    def states_at(self, moments: Sequence[int], rng: random.Random) -> Iterator[Cut]:
+        """The same at these moments, which ascend."""
+        with self._log.open("rb") as log, self.image.open("r+b", buffering=0) as image:
+            yield from self._play(log.fileno(), image.fileno(), moments, rng)
 
     def _draw_moments(self, rng: random.Random, count: int) -> list[int]:
         total = len(self.requests)
@@ -99,7 +113,7 @@ class Recording:
             before = [(offset, os.pread(image, len(data), offset)) for offset, data in kept]
             for offset, data in kept:
                 os.pwrite(image, data, offset)
-            yield Cut(moment, kept, len(loose))
+            yield Cut(moment, kept, len(loose), self.files_at(moment))
             for offset, data in reversed(before):
                 os.pwrite(image, data, offset)
 
@@ -117,17 +131,24 @@ class Recording:
                 data = data[: rng.randrange(1, sectors) * self._sector_size]
             yield write.offset, data
 
+    def files_at(self, moment: int) -> dict[str, str]:
+        """As seen ahead of the last request that was done: what is in it was flushed before."""
+        seen = [files for index, files in self._files if index < moment]
+        return seen[-1] if seen else {}
+
     @staticmethod
     def _data(log: int, write: Write) -> bytes:
         return os.pread(log, write.size, write.data_offset)
 
 
-def _read_log(path: Path) -> Iterator[Write | Flush]:
+def _read_log(path: Path) -> Iterator[Write | Flush | dict[str, str]]:
     with path.open("rb") as file:
         while len(head := file.read(RECORD.size)) == RECORD.size:
             kind, offset, size = RECORD.unpack(head)
             if kind == b"F":
                 yield Flush()
+            elif kind == b"J":
+                yield json.loads(file.read(size))
             else:
                 yield Write(offset, size, file.tell())
                 file.seek(size, os.SEEK_CUR)

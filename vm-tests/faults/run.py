@@ -40,7 +40,11 @@ def main() -> int:
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the Markdown page here")
     parser.add_argument("--list", action="store_true", help="only say which cells there are")
     args = parser.parse_args()
-    numbers = [n for n, chosen in enumerate(CELLS) if re.search(args.only, chosen.name)]
+    numbers = [
+        n
+        for n, chosen in enumerate(CELLS)
+        if re.search(args.only, chosen.name) and (chosen.short or not args.short)
+    ]
     if args.list:
         for number in numbers:
             print(CELLS[number].name, CELLS[number].points, CELLS[number].short)
