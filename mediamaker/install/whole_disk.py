@@ -174,6 +174,7 @@ def install_to_device(
     """
     began = time.monotonic()
     applied, check = None, None
+    is_cleared = False
     install = plan_install(prepared, None)
     on_plan(install)
     try:
@@ -190,6 +191,7 @@ def install_to_device(
                             has_digests=False,
                             cancel=cancel,
                         )
+                    is_cleared = True
                 case ApplyImage(partition, _, _):
                     wanted = [PartitionRange(partition.number, partition.start, partition.size)]
                     with kernel_partitions(target.fileno(), wanted) as nodes:
@@ -206,11 +208,13 @@ def install_to_device(
                 case _:
                     assert_never(step)
     except BaseException as error:
-        outcome = f"{target.name} looks blank"
         target.abort()
-        if isinstance(error, MediaError):
-            error.message = f"{error.message}; {outcome}"
-        error.add_note(outcome)
+        # The writer says by itself what it left, which may not be blank.
+        if is_cleared:
+            outcome = f"{target.name} looks blank"
+            if isinstance(error, MediaError):
+                error.message = f"{error.message}; {outcome}"
+            error.add_note(outcome)
         raise
     executed = _write_plan(
         install, target, is_verifying=is_verifying, on_event=on_event, cancel=cancel

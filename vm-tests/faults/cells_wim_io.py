@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +12,11 @@ from faults.disk import Failing, Faults, FaultyDisk
 from faults.kill import Killed
 from faults.matrix import Rig, Trial, Verdict, cell
 from faults.outcomes import judge_refusal, last_line
+from faults.unplug import unplug_at as pull_at
 from faults.wim_rig import Way, WimRig, digest, make_wim_rig
 from faults.windows_rig import copy_sparse, run, run_any
 from mediamaker.units import MIB
-from mediamaker.vm.disk import Bus, device_id
+from mediamaker.vm.disk import Bus
 
 
 @cell("wim optimize", "disk fails or is unplugged", points=6, short=0)
@@ -88,14 +88,8 @@ umount -l /mnt/bad || true
             memory_size=1024 * MIB,
         )
         with machine:
-            deadline = time.monotonic() + 1200
-            while unplug_at is not None and faulty.told().written_size < unplug_at:
-                machine.machine.poll()
-                if machine.machine.is_off or time.monotonic() > deadline:
-                    break  # it wrote less than that: nothing was unplugged
-                time.sleep(0.02)
-            if unplug_at is not None and not machine.machine.is_off:
-                machine.machine.execute("device_del", {"id": device_id(0)})
+            if unplug_at is not None:
+                pull_at(machine, faulty, unplug_at)
             result = machine.wait(timeout=1800)
     assert result.exit_code == 0, result.output
     texts = [(rig.out_dir / f"run.{ending}").read_text() for ending in ("code", "json", "err")]

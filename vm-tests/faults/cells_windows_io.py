@@ -7,7 +7,6 @@ The disks fail below QEMU; what is judged is the medium, once the disk works aga
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from faults.kill import Killed
 from faults.matrix import Rig, Trial, Verdict, cell
 from faults.outcomes import judge_refusal, last_line
 from faults.recovery_rig import make_recovery_rig
+from faults.unplug import unplug_at
 from faults.windows_rig import (
     WindowsRig,
     copy_sparse,
@@ -29,7 +29,7 @@ from faults.windows_rig import (
     run_any,
 )
 from mediamaker.units import MIB
-from mediamaker.vm.disk import Bus, device_id
+from mediamaker.vm.disk import Bus
 
 _FAILED = ("input/output error", "failed", "i/o error")
 _GROUP = 3
@@ -188,14 +188,8 @@ def _pull(rig: Rig, disk: Path, words: str, at: int | None) -> tuple[Killed, int
             memory_size=2048 * MIB,
         )
         with machine:
-            deadline = time.monotonic() + 1800
-            while at is not None and faulty.told().written_size < at:
-                machine.machine.poll()
-                if machine.machine.is_off or time.monotonic() > deadline:
-                    raise RuntimeError(f"never came to {at} bytes: {faulty.told()}")
-                time.sleep(0.02)
-            if at is not None:
-                machine.machine.execute("device_del", {"id": device_id(0)})
+            if at is not None and not unplug_at(machine, faulty, at):
+                raise RuntimeError(f"ended ahead of {at} bytes: {faulty.told()}")
             result = machine.wait(timeout=2400)
         assert result.exit_code == 0, result.output
         return _read_run(rig.out_dir, 0), faulty.told().written_size
