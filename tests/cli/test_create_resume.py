@@ -107,8 +107,11 @@ def test_a_device_after_twenty_random_kills(tree, expected, device, state_folder
     ends = []
     for count in range(KILL_COUNT):
         more = ["--resume"] if count else []
-        # Two writes blank both ends; some thirty more are the stream.
-        result = killed(device, "pwrite64", rng.randrange(1, 14), command + more)
+        # Two writes blank both ends, then come 4 MiB each; the first flush is answered while the
+        # eleventh of these, or a later one, is under way.
+        left = 2 + (130 * MIB - (ends[-1] if ends else 0)) // (4 * MIB)
+        number = rng.randrange(1, min(18, left))
+        result = killed(device, "pwrite64", number, command + more)
         assert result.returncode == -signal.SIGKILL, result.stderr
         assert read_device(device)[:512] == bytes(512)
         (path,) = journals(state_folder)
