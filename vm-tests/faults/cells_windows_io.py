@@ -167,15 +167,36 @@ def install_unplugged(rig: Rig) -> Iterator[Trial]:
     """A USB disk, at 1, 25, 50 and 99 % of what a whole run writes, which is measured first."""
     windows = make_windows_rig(rig.work_dir, source_dir=rig.out_dir)
     words = f"install {windows.wim}:1 $dev {' '.join(map(str, windows.options))} --erase"
-    disk = copy_sparse(windows.used, rig.work_dir / "d0.img")
-    whole, told = _pull(rig, disk, words, None)
-    assert whole.exit_code == 0, whole
-    for percent in (1, 25, 50, 99)[: rig.count]:
-        copy_sparse(windows.used, disk)
-        ran, at = _pull(rig, disk, words, told * percent // 100)
+    disk = rig.work_dir / "d0.img"
+    for percent, ran, at in _pulled(rig, windows.used, disk, words):
         verdict, said = windows.judge(disk)
-        trial = _weigh(f"at {percent} %", ran, verdict, f"after {at} bytes: {said}")
-        yield trial
+        yield _weigh(f"at {percent} %", ran, verdict, f"after {at} bytes: {said}")
+
+
+@cell("recovery add", "unplugged", points=4, short=0)
+def recovery_unplugged(rig: Rig) -> Iterator[Trial]:
+    """The same; plugged in again, ``undo`` gives back every byte."""
+    recovery = make_recovery_rig(rig.work_dir, source_dir=rig.out_dir)
+    undo = rig.out_dir.resolve() / "undo"
+    words = f"recovery add $dev {' '.join(map(str, recovery.options))} --undo {undo}"
+    disk = rig.work_dir / "gpt0.img"
+    for percent, ran, at in _pulled(rig, recovery.before, disk, f"{words}$number"):
+        path = undo.with_name("undo0")
+        verdict, said = recovery.judge(disk, path, is_done=ran.exit_code == 0)
+        path.unlink(missing_ok=True)
+        yield _weigh(f"at {percent} %", ran, verdict, f"after {at} bytes: {said}")
+
+
+def _pulled(rig: Rig, before: Path, disk: Path, words: str) -> Iterator[tuple[int, Killed, int]]:
+    """For each share in percent: how it ended, and how many bytes came to ``disk``."""
+    whole, told = _pull(rig, copy_sparse(before, disk), words, None)
+    assert whole.exit_code == 0, whole
+    for leftover in rig.out_dir.glob("undo*"):
+        leftover.unlink()
+    for percent in (1, 25, 50, 99)[: rig.count]:
+        copy_sparse(before, disk)
+        ran, at = _pull(rig, disk, words, told * percent // 100)
+        yield percent, ran, at
 
 
 def _pull(rig: Rig, disk: Path, words: str, at: int | None) -> tuple[Killed, int]:
