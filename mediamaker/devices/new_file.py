@@ -48,7 +48,12 @@ def held_name(partial: Path) -> Iterator[None]:
     lock = partial.with_suffix(_LOCK)
     descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        _lock(descriptor)
+        try:
+            _lock(descriptor)
+        except BlockingIOError:  # another run takes it for left behind, just now
+            raise
+        except OSError:  # a file system without locks: nobody removes anything
+            pass
         yield
     finally:
         lock.unlink(missing_ok=True)
