@@ -126,6 +126,8 @@ class CellResult:
     trials: list[Trial] = field(default_factory=list)
     error: str | None = None
     seconds: float = 0.0
+    commit: str = ""
+    """Of the program that was run."""
 
     @property
     def counts(self) -> Counter[Verdict]:
@@ -147,6 +149,7 @@ class CellResult:
             "wanted": self.wanted,
             "error": self.error,
             "seconds": round(self.seconds, 1),
+            "commit": self.commit,
             "trials": [[trial.verdict, trial.point, trial.words] for trial in self.trials],
         }
 
@@ -156,16 +159,16 @@ class CellResult:
         trials = [Trial(Verdict(verdict), point, words) for verdict, point, words in data["trials"]]
         return cls(
             data["verb"], data["fault"], data["seed"], data["wanted"], trials, data["error"],
-            data["seconds"],
+            data["seconds"], data["commit"],
         )  # fmt: skip
 
 
 def run_cell(
-    chosen: Cell, *, seed: str, is_short: bool, work_dir: Path, out_dir: Path
+    chosen: Cell, *, seed: str, is_short: bool, work_dir: Path, out_dir: Path, commit: str = ""
 ) -> CellResult:
     """Make a cell's trials; what was seen stays in ``out_dir/result.json`` however it ends."""
     count = chosen.short if is_short else chosen.points
-    result = CellResult(chosen.verb, chosen.fault, seed, count)
+    result = CellResult(chosen.verb, chosen.fault, seed, count, commit=commit)
     # A cell has the same points whatever else is run.
     digest = hashlib.sha256(f"{seed}/{chosen.name}".encode()).digest()
     rig = Rig(

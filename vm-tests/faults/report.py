@@ -3,17 +3,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from faults.matrix import BAD, CellResult, Verdict
+from faults.matrix import BAD, Cell, CellResult, Verdict
 
 _HEAD = """\
 # The fault matrix
 
-Made by `make faults` on {date} from commit `{commit}`, seed `{seed}`; do not edit.
-{trial_count} trials in {cell_count} cells: **{bad_count} went wrong**.
+Made by `make faults` on {date}, seed `{seed}`, from {commits}; do not edit.
+{trial_count} trials in {cell_count} cells: **{bad_count} went wrong**{left_out}.
 
-Each row is a fault done to a verb, again and again, and what was left, by verdict. The verdicts:
+Each row is a fault done to a verb, again and again, and what was left, by verdict. A trial is a
+real run of the command; of a power cut it is one state that a real run, recorded in a guest below
+QEMU, can leave: all that was flushed, and any of what was not, in any order, torn at a sector's
+edge. "machines really stopped" are such runs ended by killing QEMU. What disks do wrong, nbdkit
+does below a guest's USB or NVMe disk. Bytes are compared by other means than the program's own;
+of tables, volumes and WIMs sfdisk, sgdisk, blkid, e2fsck and wimlib-imagex are asked. The cells
+are in `vm-tests/faults/`. The verdicts:
 
 | verdict | means |
 |---|---|
@@ -33,14 +40,18 @@ _MEANINGS = {
 }
 
 
-def show_matrix(results: Sequence[CellResult], *, date: str, commit: str, seed: str) -> str:
-    """The whole page."""
+def show_matrix(cells: Sequence[tuple[Cell, CellResult | None]], *, date: str, seed: str) -> str:
+    """The whole page; a cell without a result was not run."""
+    results = [result for _, result in cells if result is not None]
+    commits = Counter(result.commit for result in results)
+    left_out = len(cells) - len(results)
     trials = [trial for result in results for trial in result.trials]
     bad_count = sum(trial.verdict in BAD for trial in trials)
     bad_count += sum(result.error is not None for result in results)
     head = _HEAD.format(
         date=date,
-        commit=commit,
+        commits=", ".join(f"commit `{commit}` ({n} cells)" for commit, n in commits.items()),
+        left_out=f"; {left_out} cells were not run" if left_out else "",
         seed=seed,
         trial_count=len(trials),
         cell_count=len(results),
@@ -52,7 +63,10 @@ def show_matrix(results: Sequence[CellResult], *, date: str, commit: str, seed: 
         "| verb | fault | trials | what was left | went wrong | s |",
         "|---|---|---|---|---|---|",
     ]
-    for result in results:
+    for chosen, result in cells:
+        if result is None:
+            lines.append(f"| {chosen.verb} | {chosen.fault} | not run | | | |")
+            continue
         counts = result.counts
         good = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v] and v not in BAD)
         bad = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v] and v in BAD)

@@ -2,7 +2,8 @@
 """``make faults``: run the matrix, cells side by side, and write the table.
 
 Results of cells stay in ``out/faults/CELL/result.json``; ``--keep`` runs only those that have
-none yet or are not good, so that a long run can be ended and gone on with.
+none yet or are not good, so that a long run can be ended and gone on with. The page has every
+cell: those that were not run, now or before, are called so.
 """
 
 from __future__ import annotations
@@ -50,10 +51,11 @@ def main() -> int:
             print(CELLS[number].name, CELLS[number].points, CELLS[number].short)
         return 0
     results = {n: kept for n in numbers if args.keep and (kept := _read_kept(n, args))}
+    commit = _commit()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
         todo = {
-            pool.submit(_run, n, args.seed, is_short=args.short): n
+            pool.submit(_run, n, args.seed, commit=commit, is_short=args.short): n
             for n in numbers
             if n not in results
         }
@@ -67,18 +69,25 @@ def main() -> int:
                 print(result.error, flush=True)
     ordered = [results[number] for number in numbers]
     if args.page is not None:
-        page = show_matrix(ordered, date=_today(), commit=_commit(), seed=args.seed)
-        args.page.write_text(page)
+        known = [(chosen, results.get(n) or _read_kept(n, args)) for n, chosen in enumerate(CELLS)]
+        args.page.write_text(show_matrix(known, date=_today(), seed=args.seed))
     return 0 if ordered and all(result.is_good for result in ordered) else 1
 
 
-def _run(number: int, seed: str, *, is_short: bool) -> dict[str, object]:
+def _run(number: int, seed: str, *, commit: str, is_short: bool) -> dict[str, object]:
     chosen = CELLS[number]
     out_dir = OUT / chosen.name
     shutil.rmtree(out_dir, ignore_errors=True)
     work_dir = Path(tempfile.mkdtemp(prefix=f"mm-fault-{chosen.name}-", dir="/dev/shm"))
     try:
-        result = run_cell(chosen, seed=seed, is_short=is_short, work_dir=work_dir, out_dir=out_dir)
+        result = run_cell(
+            chosen,
+            seed=seed,
+            is_short=is_short,
+            work_dir=work_dir,
+            out_dir=out_dir,
+            commit=commit,
+        )
     finally:
         shutil.rmtree(work_dir, ignore_errors=True)
     return result.to_json()
