@@ -105,11 +105,13 @@ class Medium:
                 except OSError as error:
                     if self._reads_as_zeros(offset, end):
                         break
-                    words = f"{error.strerror} at {offset:#x}"
-                    failure = failure or OSError(error.errno, words)
+                    next_offset = offset + self._target.logical_sector_size
+                    if not (retrying.may_go_on and self._reads_as_zeros(offset, next_offset)):
+                        words = f"{error.strerror} at {offset:#x}"
+                        failure = failure or OSError(error.errno, words)
                     if not retrying.may_go_on:
                         break
-                    offset += self._target.logical_sector_size
+                    offset = next_offset
         self._target.flush()
         if failure is not None:
             raise failure

@@ -126,3 +126,14 @@ def test_what_can_not_be_written_but_is_blank_is_blank(rig, stick):
         file.write(bytes(rig.commit[1][1] - rig.commit[1][0]))
     with pytest.raises(TargetIOError, match="left blank"):
         execute(rig, FaultyTarget(stick, before))
+
+
+def test_a_bad_sector_that_is_blank_is_no_reason_to_say_more(rig, stick):
+    """It is blank already; what lies behind it is blanked."""
+    start, end = rig.commit[1]
+    with stick.path.open("r+b") as file:
+        file.seek(start)
+        file.write(bytes(512))
+    with pytest.raises(TargetIOError, match="left blank"):
+        execute(rig, FaultyTarget(stick, fail_at(start, errno.EIO)))
+    assert stick.path.read_bytes()[start:end] == bytes(end - start)
