@@ -23,7 +23,7 @@ _AHEAD_SIZE = 2 * MIB + 4 * MIB
 """Blanking and probing come ahead of the stream."""
 
 
-@cell("create", "unplugged, then plugged in again", points=4, short=0)
+@cell("create", "unplugged, then plugged in again", points=8, short=0)
 def unplug(rig: Rig) -> Iterator[Trial]:
     """At a share of the stream; then in another guest ``--resume``, where it is offered."""
     sizes = (24 * MIB, 96 * MIB) if rig.is_short else (110 * MIB, 192 * MIB)
