@@ -24,6 +24,8 @@ from pathlib import Path
 from mediamaker.errors import TargetRefusedError
 
 _PARTIAL, _LOCK = ".partial", ".lock"
+_DELETED = "#* (deleted)"
+_PLACEHOLDER = b"mediamaker: the name of a file that has none yet; may be removed when none runs\n"
 _NAME_SIZE_MAX = 255
 """NAME_MAX of every Linux file system that matters, in bytes."""
 
@@ -66,8 +68,37 @@ def hold_file(descriptor: int) -> None:
         _lock(descriptor)
 
 
+@contextmanager
+def shown_name(path: Path) -> Iterator[None]:
+    """While the block runs there is a file where ``path``, a link of ``/proc/PID/fd``, leads to.
+
+    The kernel shows a file without a name as ``#INODE (deleted)`` in its directory, where nothing
+    is: programs that resolve a path before they open it fail. What SIGKILL leaves of it says what
+    it is, and goes with the next run that makes a file beside it.
+
+    Raises:
+        OSError: no file can be made there.
+    """
+    if not path.is_symlink() or (shown := path.readlink()).exists():
+        yield
+        return
+    descriptor = os.open(shown, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    try:
+        hold_file(descriptor)
+        os.write(descriptor, _PLACEHOLDER)
+        yield
+    finally:
+        shown.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
 def remove_leftovers(target: Path) -> None:
     """Remove what runs left that were killed while they made ``target``."""
+    for path in target.parent.glob(_DELETED):
+        with _taken(path) as is_free:
+            # Empty: killed before it was said what it is.
+            if is_free and _read_head(path) in {_PLACEHOLDER, b""}:
+                _remove(path)
     stem = glob.escape(_stem(target))
     for name in target.parent.glob(f"{stem}????????{_LOCK}"):
         with _taken(name) as is_free:
@@ -83,6 +114,11 @@ def remove_leftovers(target: Path) -> None:
             with _taken(path) as is_free:
                 if is_free:
                     _remove(path)
+
+
+def _read_head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(len(_PLACEHOLDER) + 1)
 
 
 @contextmanager

@@ -15,10 +15,11 @@ import os
 import re
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from mediamaker.devices.new_file import shown_name
 from mediamaker.errors import TargetIOError, ToolError
 from mediamaker.install.tools import ToolResult, run_tool
 
@@ -92,22 +93,14 @@ def _resolvable(volume: Path) -> Iterator[None]:
     """Let realpath(3) find something for a file without a name, ``/proc/PID/fd/N``.
 
     libntfs-3g resolves the path to compare it with what is mounted, but opens the one that it was
-    given. The kernel shows such a file as ``#INODE (deleted)`` in its directory: while the block
-    lasts there is an empty file of that name.
+    given.
     """
-    placeholder: Path | None = None
-    try:
-        if volume.is_symlink() and not (shown := volume.readlink()).exists():
-            descriptor = os.open(shown, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-            os.close(descriptor)
-            placeholder = shown
-    except OSError as error:
-        raise TargetIOError(f"{volume}: {error.strerror}") from error
-    try:
+    with ExitStack() as shown:
+        try:
+            shown.enter_context(shown_name(volume))
+        except OSError as error:
+            raise TargetIOError(f"{volume}: {error.strerror}") from error
         yield
-    finally:
-        if placeholder is not None:
-            placeholder.unlink(missing_ok=True)
 
 
 def private_descriptor(*, is_directory: bool) -> bytes:

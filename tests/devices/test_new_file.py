@@ -4,9 +4,10 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from mediamaker.devices.file_target import FileTarget
-from mediamaker.devices.new_file import hold_file, name_beside, remove_leftovers
+from mediamaker.devices.new_file import hold_file, name_beside, remove_leftovers, shown_name
 
 HOLD = """
 import os, sys, time
@@ -59,3 +60,23 @@ def test_who_holds_a_file_may_hold_it_twice(tmp_path):
     os.close(one)
     remove_leftovers(tmp_path / "disk.img")
     assert not partial.exists()
+
+
+def test_the_shown_name_of_a_file_without_one(tmp_path):
+    target = tmp_path / "disk.img"
+    descriptor = os.open(tmp_path, os.O_TMPFILE | os.O_RDWR)
+    path = Path(f"/proc/self/fd/{descriptor}")
+    with shown_name(path):
+        assert Path(os.path.realpath(path)).exists()
+        remove_leftovers(target)
+        assert Path(os.path.realpath(path)).exists(), "somebody uses it"
+        left = Path(os.path.realpath(path)).read_bytes()
+    assert list(tmp_path.iterdir()) == []
+    os.close(descriptor)
+    # as SIGKILL leaves it; and files of others of such a name, which stay
+    (tmp_path / "#41 (deleted)").write_bytes(left)
+    (tmp_path / "#40 (deleted)").write_bytes(b"")
+    (tmp_path / "#42 (deleted)").write_bytes(b"other")
+    (tmp_path / "#43 (deleted)").write_bytes(left + b"more")
+    remove_leftovers(target)
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["#42 (deleted)", "#43 (deleted)"]

@@ -103,7 +103,9 @@ def kill_install_file(rig: Rig) -> Iterator[Trial]:
             if not killed.was_killed:
                 verdict, said = _judge_unkilled(verdict, killed.exit_code, killed.output)
             # Two calls apart from its name, a file that replaces another has an odd one.
-            has_partial = any(".mediamaker-" in p.name for p in folder.glob("*.partial"))
+            has_partial = any(
+                ".mediamaker-" in p.name or " (deleted)" in p.name for p in folder.iterdir()
+            )
             if number % _AGAIN_EVERY == 1 or has_partial:
                 done = subprocess.run(words, capture_output=True, text=True, check=False)
                 left = sorted(p.name for p in folder.iterdir() if p.name != "lost+found")
@@ -125,6 +127,7 @@ def _judge_file(
         for path in disk.parent.iterdir()
         if path.name not in {disk.name, "lost+found"}
         and not path.name.startswith((".mediamaker-scratch-", f".{disk.name}.mediamaker-"))
+        and not path.name.endswith(" (deleted)")
     ]
     if names:
         return Verdict.HALF_VALID, f"left behind: {names}"

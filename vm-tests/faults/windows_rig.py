@@ -104,7 +104,7 @@ class WindowsRig:
             return Verdict.COMPLETE, "every byte is as in a run to the end"
         if is_same(disk, self.used):
             return Verdict.AS_BEFORE, "not a byte is changed"
-        if is_blank(disk):
+        if is_blank(disk, disk):
             return Verdict.BLANK, "no table, no file system"
         table = read_table(self.used)
         kept = all(is_equal(disk, self.used, start, size) for start, size in _partitions(table))
