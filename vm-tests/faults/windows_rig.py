@@ -104,13 +104,27 @@ class WindowsRig:
             return Verdict.COMPLETE, "every byte is as in a run to the end"
         if is_same(disk, self.used):
             return Verdict.AS_BEFORE, "not a byte is changed"
-        if is_blank(disk, disk):
-            return Verdict.BLANK, "no table, no file system"
-        table = read_table(self.used)
+        table = self._read_table(self.used)
+        with self._seen(disk) as path:
+            if is_blank(disk, path):
+                return Verdict.BLANK, "no table, no file system"
         kept = all(is_equal(disk, self.used, start, size) for start, size in _partitions(table))
-        if kept and read_table(disk) == table:
+        if table and kept and self._read_table(disk) == table:
             return Verdict.AS_BEFORE, "the old table and all that was in its partitions"
         return Verdict.HALF_VALID, describe(disk)
+
+    @contextmanager
+    def _seen(self, disk: Path) -> Iterator[Path]:
+        """Where foreign tools see its sectors; of a file they take 512 bytes for one."""
+        if self.sector_size == 512:
+            yield disk
+            return
+        with loop_device(disk, sector_size=self.sector_size) as device:
+            yield device
+
+    def _read_table(self, disk: Path) -> str:
+        with self._seen(disk) as path:
+            return read_table(path)
 
 
 def make_windows_rig(
@@ -132,7 +146,8 @@ def make_windows_rig(
         make_windows_wim(wim, token="fault-1", winre_token="fault-2")
     layout = sources / ("layout-recovery.toml" if has_recovery else "layout.toml")
     layout.write_text(_LAYOUTS[firmware] + (_RECOVERY if has_recovery else ""))
-    size = (240 + (1024 if has_recovery else 0)) * MIB
+    # FAT32 has at least 65,525 clusters, and each is a sector or more.
+    size = (240 + (1024 if has_recovery else 0) + (256 if sector_size > 512 else 0)) * MIB
     used, expected, again = (folder / f"{name}.img" for name in ("used", "expected", "again"))
     rig = WindowsRig(wim, firmware, layout, size, sector_size, used, expected, frozenset())
     with used.open("wb") as file:
