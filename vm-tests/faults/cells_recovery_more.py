@@ -66,7 +66,7 @@ def two_runs(rig: Rig) -> Iterator[Trial]:
                 target=target,
             )
         verdict, said = recovery.judge(disk, undo, is_done=ran.exit_code == 0)
-        trouble = judge_refusal(others[0], (4,), ("in use", "locked", "busy"))
+        trouble = judge_refusal(others[0], (4,), ("in use", "locked", "busy", "another program"))
         if trouble or ran.exit_code or other.exists():
             verdict, said = Verdict.WRONG_WORDS, f"{ran.output[-200:]}; the second: {trouble}"
         what = "device" if is_device else "image file"
