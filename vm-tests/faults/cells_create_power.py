@@ -89,7 +89,7 @@ def _attach(disk: FaultyDisk, media: MediaRig):
     return disk.attach(Bus.USB, serial=_SERIAL, logical_sector_size=media.sector_size)
 
 
-@cell("create", "power cut, then --resume", points=4, short=0)
+@cell("create", "power cut, then --resume", points=3, short=0)
 def cut_then_resume(rig: Rig) -> Iterator[Trial]:
     """Disk and journal as a cut leaves them, in another guest: gone on with."""
     media = make_media_rig(rig.work_dir / "rig", filler_size=110 * MIB, disk_size=192 * MIB)
@@ -130,7 +130,7 @@ def _claim(files: dict[str, str]) -> int:
     return ends[-1] if ends else 0
 
 
-@cell("create", "power cut, machines really stopped", points=4, short=0)
+@cell("create", "power cut, machines really stopped", points=3, short=0)
 def stop_machines(rig: Rig) -> Iterator[Trial]:
     """QEMU and the disk end without notice; the disk keeps what it was given."""
     media = make_media_rig(rig.work_dir / "rig")
