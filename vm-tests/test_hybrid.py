@@ -42,13 +42,13 @@ def mini_iso(tmp_path_factory):
     return build_mini_iso(tmp_path_factory.mktemp("media") / "mini.iso")
 
 
-@pytest.mark.parametrize("firmware", list(Firmware))
+@pytest.mark.parametrize("firmware", [Firmware.BIOS, Firmware.UEFI])
 def test_debian_mini_iso(stick, mini_iso, out_dir, firmware):
     picture = boot_hybrid(MINI_ISO_MEDIUM, stick(mini_iso), firmware, out_dir)
     assert picture.stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("firmware", list(Firmware))
+@pytest.mark.parametrize("firmware", [Firmware.BIOS, Firmware.UEFI])
 def test_memtest86(stick, out_dir, firmware):
     picture = boot_hybrid(MEMTEST86_MEDIUM, stick(MEMTEST86), firmware, out_dir)
     assert picture.stat().st_size > 1_000
