@@ -9,12 +9,14 @@ cell: those that were not run, now or before, are called so.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import datetime
 import json
 import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +31,8 @@ from faults.matrix import CellResult, run_cell  # noqa: E402
 from faults.report import show_matrix  # noqa: E402
 
 OUT = ROOT / "out" / "faults"
+_PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
 
 
 def main() -> int:
@@ -53,7 +57,9 @@ def main() -> int:
     results = {n: kept for n in numbers if args.keep and (kept := _read_kept(n, args))}
     commit = _commit()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(args.jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        args.jobs, mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
+    ) as pool:
         todo = {
             pool.submit(_run, n, args.seed, commit=commit, is_short=args.short): n
             for n in numbers
@@ -72,6 +78,13 @@ def main() -> int:
         known = [(chosen, results.get(n) or _read_kept(n, args)) for n, chosen in enumerate(CELLS)]
         args.page.write_text(show_matrix(known, date=_today(), seed=args.seed))
     return 0 if ordered and all(result.is_good for result in ordered) else 1
+
+
+def _end_with(parent: int) -> None:
+    """A cell that nobody waits for any more would go on for an hour."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit(1)
 
 
 def _run(number: int, seed: str, *, commit: str, is_short: bool) -> dict[str, object]:
