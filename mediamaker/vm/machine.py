@@ -254,7 +254,11 @@ class Machine(Waits):
     def _count_disks(self) -> None:
         records = []
         for index, record in enumerate(self._disk_records):
-            stats = self.block_stats(index)
+            try:
+                stats = self.block_stats(index)
+            except UsageError:  # it was unplugged
+                records.append(record)
+                continue
             # QEMU does not count what is read from its SD card.
             is_counted = record.bus != Bus.SD
             records.append(

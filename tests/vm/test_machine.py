@@ -16,9 +16,10 @@ import pytest
 from mediamaker.errors import BootError, TargetRefusedError, ToolError, UsageError
 from mediamaker.units import MIB
 from mediamaker.vm.boot import boot_target
-from mediamaker.vm.disk import Bus, Disk
+from mediamaker.vm.disk import Bus, Disk, device_id
 from mediamaker.vm.firmware import Firmware, OvmfFiles, find_ovmf
 from mediamaker.vm.machine import Machine
+from mediamaker.vm.record import read_records
 from mediamaker.vm.screen import Picture, pack_png, parse_ppm, parse_serial
 
 # xor ax, ax; mov ds, ax; mov ss, ax; mov sp, 7C00h; sti
@@ -236,6 +237,18 @@ def find_qemus(name: str) -> list[psutil.Process]:
         for process in psutil.process_iter(["cmdline"])
         if f"mediamaker-{name}" in (process.info["cmdline"] or [])
     ]
+
+
+def test_a_disk_that_was_pulled_does_not_keep_the_record_away(tmp_path, talker):
+    disks = [Disk(talker), Disk(make_disk(tmp_path / "other.img", SET_UP + SAY, "other"))]
+    with Machine("pulled", disks, firmware=Firmware.BIOS, directory=tmp_path) as machine:
+        machine.execute("device_del", {"id": device_id(1)})
+        time.sleep(1)  # an interrupt of QEMU's own, and no guest is asked
+        with pytest.raises(UsageError, match="has no disk 1"):
+            machine.block_stats(1)
+    (record,) = read_records(tmp_path)
+    assert [disk.name for disk in record.disks] == ["talker.img", "other.img"]
+    assert record.disks[1].bytes_read is None
 
 
 def test_an_exception_leaves_no_machine_and_keeps_the_logs(tmp_path, talker):
