@@ -33,6 +33,7 @@ from mediamaker.execute.journal import Facts
 from mediamaker.execute.runs import intersect_runs, subtract_runs
 from mediamaker.execute.steps import Run, merge_runs, runs_size
 from mediamaker.execute.target import ReadableTarget
+from mediamaker.execute.textfile import flush_folder
 from mediamaker.units import KIB, MIB, align_up
 
 FIRST_LINE = b"mediamaker-undo-create 1\n"
@@ -186,11 +187,7 @@ def save_before(
         partial.rename(path)
     finally:
         partial.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    flush_folder(path.parent)
     return header
 
 

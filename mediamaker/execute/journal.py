@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from mediamaker.errors import TargetRefusedError
+from mediamaker.execute.textfile import flush_folder
 from mediamaker.units import MIB
 
 VERSION = 1
@@ -136,7 +137,7 @@ class JournalWriter:
             writer = cls(descriptor, path, header, 0)
             writer._append({"version": VERSION, **asdict(header)})
             os.fsync(descriptor)
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
         except BaseException:
             os.close(descriptor)
             raise
@@ -175,7 +176,7 @@ class JournalWriter:
         """It is of no use any more: all is well, or what it claims is wrong."""
         self.path.unlink(missing_ok=True)
         self.close()
-        _flush_folder(self.path.parent)
+        flush_folder(self.path.parent)
 
     def close(self) -> None:
         """Let go of it; closing twice is harmless."""
@@ -209,7 +210,7 @@ def remove_journal(path: Path) -> bool:
         path.unlink(missing_ok=True)
     finally:
         os.close(descriptor)
-    _flush_folder(path.parent)
+    flush_folder(path.parent)
     return True
 
 
@@ -273,11 +274,3 @@ def _integer(value: Any) -> int:
 
 def _digest(before: bytes, payload: bytes) -> bytes:
     return hashlib.blake2b(before + payload, digest_size=8).hexdigest().encode()
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

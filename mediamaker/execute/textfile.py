@@ -75,3 +75,16 @@ def write_text_file(path: Path, text: str) -> None:
 def _is_stream(path: Path) -> bool:
     """A pipe, a terminal and the like (/dev/stdout): there, but not to be replaced."""
     return path.exists() and not path.is_file()
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in ``folder`` survive a power cut (fsync(2)).
+
+    Raises:
+        OSError: it can't be opened or flushed.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -31,6 +31,7 @@ from mediamaker.devices.blockmap import disks_of_path
 from mediamaker.devices.new_file import give_name, hold_file, name_beside, remove_leftovers
 from mediamaker.errors import FormatError, TargetIOError, TargetRefusedError, UsageError
 from mediamaker.execute.progress import ProgressMeter
+from mediamaker.execute.textfile import flush_folder
 from mediamaker.install.changes import (
     WRITE_SIZE,
     Change,
@@ -181,11 +182,7 @@ def write_undo(
         finally:
             if partial is not None:
                 partial.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush_folder(path.parent)
     except OSError as error:
         raise TargetIOError(
             f"--undo {path}: can't be made: {error.strerror or error}; the disk is as it was",
