@@ -107,13 +107,19 @@ def _run(number: int, seed: str, *, commit: str, is_short: bool) -> dict[str, ob
 
 
 def _read_kept(number: int, args: argparse.Namespace) -> CellResult | None:
+    kept = _read_result(number)
+    count = CELLS[number].short if args.short else CELLS[number].points
+    is_it = kept is not None and kept.is_good and kept.seed == args.seed and kept.wanted >= count
+    return kept if is_it else None
+
+
+def _read_result(number: int) -> CellResult | None:
+    """Good or bad."""
     try:
         data = json.loads((OUT / CELLS[number].name / "result.json").read_text())
     except FileNotFoundError:
         return None
-    kept = CellResult.from_json(data)
-    count = CELLS[number].short if args.short else CELLS[number].points
-    return kept if kept.is_good and kept.seed == args.seed and kept.wanted >= count else None
+    return CellResult.from_json(data)
 
 
 def _today() -> str:
