@@ -187,7 +187,7 @@ def _make_used(path: Path, disk_size: int, sector_size: int) -> tuple[tuple[int,
         run("sgdisk", "-n", f"1:{sectors[0]}", "-n", f"2:{sectors[1]}", disk)
     (start, size), (start2, size2) = partitions
     fat = ["-F", "32"] if sector_size == 512 else ["-F", "16", "-S", sector_size]
-    run("mkfs.fat", *fat, "--offset", start // 512, path, size // 1024)
+    run("mkfs.fat", *fat, "--offset", start // sector_size, path, size // 1024)
     payload = path.with_name("payload")
     payload.write_bytes(bytes(range(256)) * (8 * MIB // 256))
     run("mcopy", "-i", f"{path}@@{start}", payload, "::payload")
