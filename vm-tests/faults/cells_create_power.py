@@ -74,8 +74,10 @@ def _record(rig: Rig, media: MediaRig) -> tuple[Recording, Path]:
     with FaultyDisk(stick, faults, folder=rig.out_dir / "disk") as disk:
         guest(_script(media, folder), [_attach(disk, media)], folder)
     ran = read_ran(folder, "create")
-    if ran.exit_code or media.judge(stick)[0] is not Verdict.COMPLETE:
-        raise RuntimeError(f"without a cut: exit {ran.exit_code}: {ran.words}{ran.errors}")
+    verdict, seen = media.judge(stick)
+    if ran.exit_code or verdict is not Verdict.COMPLETE:
+        said = f"{ran.words}{ran.errors}"
+        raise RuntimeError(f"without a cut: {verdict}, {seen}: exit {ran.exit_code}: {said}")
     stick.unlink()
     return Recording(disk.log, before, sector_size=media.sector_size), before
 
