@@ -75,7 +75,7 @@ def main() -> int:
                 print(result.error, flush=True)
     ordered = [results[number] for number in numbers]
     if args.page is not None:
-        known = [(chosen, results.get(n) or _read_kept(n, args)) for n, chosen in enumerate(CELLS)]
+        known = [(chosen, results.get(n) or _read_result(n)) for n, chosen in enumerate(CELLS)]
         args.page.write_text(show_matrix(known, date=_today(), seed=args.seed))
     return 0 if ordered and all(result.is_good for result in ordered) else 1
 
