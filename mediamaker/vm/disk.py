@@ -105,7 +105,7 @@ def check_bus(disk: Disk, size: int) -> None:
     if disk.logical_sector_size != 512 and disk.bus in (Bus.AHCI, Bus.SD):
         raise UsageError(
             f"a disk on {disk.bus.value} has sectors of 512 bytes, not {disk.logical_sector_size}",
-            hint="use --bus usb, nvme or virtio for disks with other sector sizes",
+            hint="use --bus nvme or virtio for disks with other sector sizes",
         )
     if disk.bus is Bus.SD and size & (size - 1):
         raise UsageError(
