@@ -73,3 +73,20 @@ def test_a_guest_that_dies_has_no_result(out_dir):
         with pytest.raises(BootError, match="did not say how its script ended"):
             guest.wait(timeout=120)
         assert guest.machine.seconds < 100
+
+
+def test_a_stick_of_4096_byte_sectors(out_dir, tmp_path):
+    """Not just a number: what is not a whole sector can't be written."""
+    stick = tmp_path / "stick.img"
+    stick.write_bytes(bytes(8 * MIB))
+    script = """
+lsblk --nodeps --noheadings --output NAME,TRAN,RM,SERIAL,LOG-SEC,PHY-SEC /dev/sda
+(dd if=/dev/urandom of=/dev/sda bs=512 count=1 oflag=direct 2>&1 || true) | grep -c 'Invalid arg'
+printf 'a sector' | dd of=/dev/sda bs=4096 seek=3 conv=sync,fsync status=none
+"""
+    disk = Disk(stick, Bus.USB, snapshot=False, serial="STICK4K", logical_sector_size=4096)
+    result = run_in_guest(script, disks=[disk], work_dir=out_dir, timeout=180)
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.output.splitlines()]
+    assert lines == [["sda", "usb", "1", "STICK4K", "4096", "4096"], ["1"]]
+    assert stick.read_bytes() == bytes(3 * 4096) + b"a sector".ljust(8 * MIB - 3 * 4096, b"\0")

@@ -188,6 +188,19 @@ def test_a_plan_runs_on_several_machines_at_once(iso, tmp_path, out_dir):
     assert Path(finished.last["report"]) == out_dir / "report.html"
 
 
+def test_a_plan_for_4096_byte_sectors(iso, out_dir):
+    """Each bus that can carry such a disk does; the firmware finds FAT with such sectors."""
+    finished = mediamaker(
+        "test-matrix", iso.path, "--layout", "gpt-fat32", "--size", "600MiB",
+        "--sector-size", "4096", "--firmware", "uefi", "--expect", f"token={iso.token}",
+        "--timeout", "240", "--screenshot", out_dir,
+    )  # fmt: skip
+    assert finished.exit_code == 0, (finished.last, finished.errors)
+    verdicts = {cell["bus"]: cell["verdict"] for cell in finished.last["cells"]}
+    proven, no = "proven", "does-not-apply"
+    assert verdicts == {"usb": proven, "ahci": no, "nvme": proven, "virtio": proven, "sd": no}
+
+
 def test_an_interruption_ends_every_machine(tmp_path, out_dir):
     """``jmp $`` in a boot sector: nothing ends these machines by itself."""
     silent = tmp_path / "silent.img"

@@ -105,7 +105,7 @@ def check_bus(disk: Disk, size: int) -> None:
     if disk.logical_sector_size != 512 and disk.bus in (Bus.AHCI, Bus.SD):
         raise UsageError(
             f"a disk on {disk.bus.value} has sectors of 512 bytes, not {disk.logical_sector_size}",
-            hint="use --bus nvme or virtio for disks with other sector sizes",
+            hint="use --bus usb, nvme or virtio for disks with other sector sizes",
         )
     if disk.bus is Bus.SD and size & (size - 1):
         raise UsageError(
@@ -129,28 +129,30 @@ def pack_arguments(opened: OpenDisk, index: int) -> list[str]:
     if not disk.snapshot:
         # QEMU would first open it for reading and, when the guest writes, open it again.
         drive += ["auto-read-only=off", "file.auto-read-only=off"]
-    # A name, so that it can be unplugged (QMP device_del).
-    common = [f"drive={drive_id}", f"id={device_id(index)}"]
+    common = [f"drive={drive_id}"]
     if disk.bus is not Bus.SD:
         # From 1: QEMU itself gives 0 to a kernel that is named with -kernel.
         common.append(f"bootindex={index + 1}")
         if disk.logical_sector_size != 512:
             common.append(f"logical_block_size={disk.logical_sector_size}")
             common.append(f"physical_block_size={disk.logical_sector_size}")
-        # NVMe has no default, and people search for the serial of the stick they made.
-        serial = disk.serial or f"MEDIAMAKER{index}"
-        common.append(f"serial={serial.replace(',', ',,')}")
+        common.append(_pack_serial(disk, index))
     return [
         *files,
         "-drive",
         ",".join(drive),
-        *_pack_devices(disk.bus, index, ",".join(common)),
+        *_pack_devices(disk, index, ",".join(common)),
     ]
 
 
 def device_id(index: int) -> str:
     """What QEMU calls the device of a machine's disk, in QMP."""
     return f"device{index}"
+
+
+def _pack_serial(disk: Disk, index: int) -> str:
+    # NVMe has no default, and people search for the serial of the stick they made.
+    return "serial=" + (disk.serial or f"MEDIAMAKER{index}").replace(",", ",,")
 
 
 def _pack_protocol(opened: OpenDisk, index: int) -> tuple[list[str], list[str]]:
@@ -167,32 +169,47 @@ def _pack_protocol(opened: OpenDisk, index: int) -> tuple[list[str], list[str]]:
     ]
 
 
-def _pack_devices(bus: Bus, index: int, common: str) -> list[str]:
-    """A controller of the disk's own, and the disk on it."""
+def _pack_devices(disk: Disk, index: int, common: str) -> list[str]:
+    """A controller of the disk's own, and the disk on it.
+
+    What is to be unplugged (QMP ``device_del``) has the name :func:`device_id`.
+    """
     controller_id = f"bus{index}"
-    match bus:
+    named = f"{common},id={device_id(index)}"
+    match disk.bus:
+        case Bus.USB if disk.logical_sector_size != 512:
+            # What usb-storage is told of sectors it does not tell its disk (seen with QEMU 7.2:
+            # the guest finds 512 bytes), so here is the stick's bridge and the disk behind it.
+            return [
+                "-device",
+                f"qemu-xhci,id={controller_id}",
+                "-device",
+                f"usb-bot,bus={controller_id}.0,id={device_id(index)},{_pack_serial(disk, index)}",
+                "-device",
+                f"scsi-hd,bus={device_id(index)}.0,lun=0,removable=on,{common}",
+            ]
         case Bus.USB:
             return [
                 "-device",
                 f"qemu-xhci,id={controller_id}",
                 "-device",
-                f"usb-storage,bus={controller_id}.0,removable=on,{common}",
+                f"usb-storage,bus={controller_id}.0,removable=on,{named}",
             ]
         case Bus.AHCI:
             return [
                 "-device",
                 f"ich9-ahci,id={controller_id}",
                 "-device",
-                f"ide-hd,bus={controller_id}.0,{common}",
+                f"ide-hd,bus={controller_id}.0,{named}",
             ]
         case Bus.NVME:
-            return ["-device", f"nvme,{common}"]
+            return ["-device", f"nvme,{named}"]
         case Bus.VIRTIO:
-            return ["-device", f"virtio-blk-pci,{common}"]
+            return ["-device", f"virtio-blk-pci,{named}"]
         case Bus.SD:
             return [
                 "-device",
                 f"sdhci-pci,id={controller_id}",
                 "-device",
-                f"sd-card,{common}",
+                f"sd-card,{named}",
             ]

@@ -12,7 +12,7 @@ from pathlib import Path
 from mediamaker.errors import MediaError, ToolError, UsageError
 from mediamaker.vm.boot import BootResult
 from mediamaker.vm.disk import Bus, Disk, check_bus
-from mediamaker.vm.firmware import Firmware, find_ovmf
+from mediamaker.vm.firmware import Architecture, Firmware, find_uefi
 from mediamaker.vm.ovmf_drivers import SD_CARD_DRIVER, has_driver
 
 DEFAULT_FIRMWARES = (Firmware.BIOS, Firmware.UEFI)
@@ -65,14 +65,15 @@ def _find_reason(firmware: Firmware, bus: Bus, size: int, sector_size: int) -> s
     if firmware is Firmware.BIOS:
         if sector_size != 512:
             return f"SeaBIOS starts from disks with sectors of 512 bytes, not {sector_size}"
-    elif bus is Bus.SD and _lacks_sd_driver():
+    elif bus is Bus.SD and _lacks_sd_driver(firmware):
         return "this build of OVMF has no driver for SD cards (SdMmcPciHcDxe)"
     return None
 
 
-def _lacks_sd_driver() -> bool:
+def _lacks_sd_driver(firmware: Firmware) -> bool:
     try:
-        return has_driver(find_ovmf().code, SD_CARD_DRIVER) is False
+        code = find_uefi(Architecture.X86_64, firmware).code
+        return has_driver(code, SD_CARD_DRIVER) is False
     except ToolError:
         # The machine itself will say what is missing.
         return False

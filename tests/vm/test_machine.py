@@ -106,12 +106,13 @@ def test_text_on_the_screen_alone_is_proof_too(tmp_path, token):
     assert "the screen says" in result.words
 
 
-def test_a_disk_of_4096_byte_sectors(tmp_path, token):
-    # SeaBIOS does not start from such disks; OVMF reads them, and finds no file system.
+@pytest.mark.parametrize("bus", [Bus.NVME, Bus.USB, Bus.VIRTIO])
+def test_a_disk_of_4096_byte_sectors(tmp_path, token, bus):
+    # SeaBIOS does not start from such disks, which shows that they are such.
     disk = make_disk(tmp_path / "talker.img", SET_UP + SAY, token)
     with Machine(
         "4kn",
-        [Disk(disk, Bus.NVME, logical_sector_size=4096)],
+        [Disk(disk, bus, logical_sector_size=4096)],
         firmware=Firmware.BIOS,
         directory=tmp_path / "vm",
     ) as machine:
