@@ -167,7 +167,7 @@ _KINDS = {
 
 
 def _register(fault: str) -> None:
-    @cell("create", fault, points=5, short=0)
+    @cell("create", fault, points=8, short=0)
     def run_kind(rig: Rig) -> Iterator[Trial]:
         media = make_media_rig(rig.work_dir / "rig")
         bad = [_KINDS[fault](media, rig.rng) for _ in range(rig.count)]

@@ -140,7 +140,7 @@ def _undo(media: MediaRig, device: Path, stick: Path, state: Path, left: Trial) 
     return Trial(Verdict.PUT_BACK, left.point, f"but for {lost_size} bytes that it names")
 
 
-@cell("create", "kill -9, onto an image file", points=60, short=4)
+@cell("create", "kill -9, onto an image file", points=100, short=4)
 def kill_onto_file(rig: Rig) -> Iterator[Trial]:
     """New, in place of an old one, and one that is to be gone on with."""
     sizes = (24 * MIB, 96 * MIB) if rig.is_short else (80 * MIB, 160 * MIB)
