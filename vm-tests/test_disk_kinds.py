@@ -24,17 +24,20 @@ DOCS = ROOT / "docs" / "wrong-disk.md"
 REFUSED = [kind for kind in KINDS if kind.rules]
 IN_GUEST = f"""\
 source={{source}}
-in_guest() {{{{ python3 {ROOT}/vm-tests/disk_kinds_guest.py "$@"; }}}}
+judge() {{{{ python3 {ROOT}/vm-tests/disk_kinds_guest.py "$@"; }}}}
+create_at_a_terminal() {{{{
+    python3 {ROOT}/vm-tests/guest_terminal.py "$@" create $source @ --layout mbr-fat32
+}}}}
 {{prepare}}
 """
 JUDGE = f"""
 say judged
 ask before
-in_guest judge in-use $source SMALL {" ".join(kind.serial for kind in REFUSED)}
+judge in-use $source SMALL {" ".join(kind.serial for kind in REFUSED)}
 ask after
 {TAKE_OUT_OF_USE}
 say judged again
-in_guest judge after $source
+judge after $source
 say end
 """
 AT_A_TERMINAL = """
@@ -46,11 +49,11 @@ swap='tell() { echo "$*" > /dev/ttyS0; }
     ask plug
     until [ "$(lsblk -dno SERIAL $DISK 2> /dev/null)" = SWAPB ]; do sleep 0.2; done
     udevadm settle'
-in_guest terminal swapped $source SWAPA "$swap"
-in_guest terminal partitioned $source SWAPB 'sfdisk --quiet $DISK <<< "label: dos
+create_at_a_terminal swapped SWAPA "$swap"
+create_at_a_terminal partitioned SWAPB 'sfdisk --quiet $DISK <<< "label: dos
 ,,c"; udevadm settle'
 ask partitioned
-in_guest terminal written $source CLEAN true
+create_at_a_terminal written CLEAN true
 say end
 """
 
@@ -234,7 +237,7 @@ def test_a_loop_device_over_a_disk_is_no_way_around_its_guards(run):
 
 def test_another_stick_in_the_port_while_the_question_is_open(terminal):
     said = terminal.read("swapped.txt")
-    assert said.endswith("exit 4\n")
+    assert terminal.read("swapped.code") == "4\n"
     assert "is not the disk that was chosen: serial: expected SWAPA, found SWAPB" in said
     assert terminal.digests["start"]["SWAPA"] == terminal.digests["end"]["SWAPA"]
     # it is as it was made, but for what sfdisk wrote to it later
@@ -243,7 +246,7 @@ def test_another_stick_in_the_port_while_the_question_is_open(terminal):
 
 def test_partitioned_by_another_program_while_the_question_is_open(terminal):
     said = terminal.read("partitioned.txt")
-    assert said.endswith("exit 4\n")
+    assert terminal.read("partitioned.code") == "4\n"
     words = "is not as it was when the plan was shown: expected no table with no partition, found "
     assert f"{words}a dos table with partitions 1 at [0x100000,0x4000000)" in said
     # what sfdisk wrote is there, and nothing after it
@@ -252,7 +255,7 @@ def test_partitioned_by_another_program_while_the_question_is_open(terminal):
 
 
 def test_the_one_that_is_allowed_is_written(terminal):
-    assert terminal.read("written.txt").endswith("exit 0\n")
+    assert terminal.read("written.code") == "0\n"
     assert terminal.digests["end"]["CLEAN"] != terminal.digests["partitioned"]["CLEAN"]
 
 
