@@ -135,7 +135,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
                 target=target,
                 is_verifying=args.verify,
                 has_digests=args.receipt is not None,
-                is_probing=disk is not None and _is_portable(disk),
+                is_probing=disk is not None and disk.is_portable,
                 journal=journal,
                 on_event=view.show,
                 cancel=cancel,
@@ -143,7 +143,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     if args.receipt is not None:
         _write_receipt(args.receipt, plan, result)
     _report(args, output, plan, result, resumed_at=resumed_at, undo_file=undo_file)
-    if disk is not None and _is_portable(disk):
+    if disk is not None and disk.is_portable:
         output.note(
             "some sticks confirm what they do not keep: unplug it, plug it in again, then "
             f"`mediamaker verify {args.target} {args.source}` knows"
@@ -169,11 +169,6 @@ def _plan_device(
         output.note(f"  {line}")
     release_disk(args, disk, context, output)
     return plan, table, disk, bound
-
-
-def _is_portable(disk: Disk) -> bool:
-    """Sticks, cards and cased disks are what is sold with a fake capacity."""
-    return disk.bus == "usb" or disk.is_removable or disk.is_memory_card
 
 
 def _guard_context(args: argparse.Namespace, *, needed_size: int | None) -> GuardContext:

@@ -260,6 +260,7 @@ def _carry_out(
             return install_to_device(
                 prepared,
                 BlockTarget.open(disk.path, expected=bound),
+                is_probing=disk.is_portable,
                 is_verifying=args.verify,
                 on_plan=on_plan,
                 on_event=work.on_event,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,9 @@ from mediamaker.sources.bootcode import load_fat32_boot_code, load_mbr_code
 from mediamaker.sources.kinds import Inspection, inspect_source
 from mediamaker.volumes.fat32 import Fat32BootCode
 from mediamaker.volumes.tree import show_path
+
+_UDEV_TIMEOUT_SECONDS = 10.0
+_UDEV_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,10 +150,18 @@ def _is_in_dev(target: Path) -> bool:
 def find_target_disk(target: Path) -> Disk:
     """The disk that ``target`` names, looked up freshly.
 
+    udev looks at a disk that was just plugged in, or just written, and has it open for writing
+    meanwhile: for that is waited, as the guards would refuse the disk. For others it is not.
+
     Raises:
         TargetRefusedError: no disk, a partition, or not found.
     """
-    return look_up_disk(target)
+    deadline = time.monotonic() + _UDEV_TIMEOUT_SECONDS
+    disk = look_up_disk(target)
+    while any(writer.is_udev for writer in disk.writers) and time.monotonic() < deadline:
+        time.sleep(_UDEV_POLL_SECONDS)
+        disk = look_up_disk(target)
+    return disk
 
 
 def disk_geometry(disk: Disk) -> Geometry:

@@ -90,6 +90,11 @@ class Disk:
     writers: tuple[Writer, ...]
 
     @property
+    def is_portable(self) -> bool:
+        """Sticks, cards and cased disks: what is sold with a fake capacity."""
+        return self.bus == "usb" or self.is_removable or self.is_memory_card
+
+    @property
     def is_system(self) -> bool:
         """Whether the running system stands on it."""
         return bool(self.system_mountpoints)

@@ -26,6 +26,8 @@ from mediamaker.devices.blockmap import BlockMap
 from mediamaker.devices.sysfs import read_attribute
 
 _ACCESS_MASK = os.O_ACCMODE
+_UDEV_NAMES = frozenset({"(udev-worker)", "systemd-udevd", "udevd"})
+"""systemd since 251, systemd before, eudev."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,11 @@ class Writer:
 
     def __str__(self) -> str:
         return f"{self.who}, has {self.device} open"
+
+    @property
+    def is_udev(self) -> bool:
+        """Whether it is the device manager, which is through with a disk after a moment."""
+        return self.process_name in _UDEV_NAMES
 
     @property
     def who(self) -> str:

@@ -34,12 +34,9 @@ from mediamaker.execute.progress import Phase, ProgressMeter
 from mediamaker.execute.steps import Run
 from mediamaker.execute.target import Target
 from mediamaker.extents import ExtentMap
+from mediamaker.plan.probe_region import probe_region_size
 from mediamaker.units import MIB, align_down, align_up, format_size
 
-REGION_SIZE_MIN = 4 * MIB
-REGION_SIZE_MAX = 64 * MIB
-_READ_COUNT = 4096
-"""Reads of step 2 on disks for which the region can grow: a few seconds on a stick."""
 _READ_ERROR_COUNT_MAX = 3
 _SEARCH_WIDTH = 64
 _MARK_SIZE = 64
@@ -88,7 +85,7 @@ def _choose_region(extents: ExtentMap, commit: Sequence[Run], target: Target) ->
     """The beginning of what is written first; None on a disk too small to be worth it."""
     if not commit or commit[0][0] != 0:
         return None
-    wanted = min(max(REGION_SIZE_MIN, extents.end // _READ_COUNT), REGION_SIZE_MAX)
+    wanted = probe_region_size(extents.end)
     limit = commit[1][0] if len(commit) > 1 else extents.end
     runs = list(extents.written_runs(commit[0][1], limit))
     if not runs:

@@ -160,6 +160,7 @@ def install_to_device(
     prepared: PreparedDisk,
     target: BlockTarget,
     *,
+    is_probing: bool,
     is_verifying: bool,
     on_plan: Callable[[InstallPlan], None],
     on_event: OnEvent,
@@ -167,7 +168,8 @@ def install_to_device(
 ) -> InstallResult:
     """Clear the disk's ends, apply into the partition, then write the plan, tables last.
 
-    ``target`` is finished or aborted afterwards.
+    ``target`` is finished or aborted afterwards. ``is_probing`` asks it first whether it holds
+    what it claims.
 
     Raises:
         MediaError: says what is left; the disk looks blank until it is complete.
@@ -189,6 +191,7 @@ def install_to_device(
                             target=target,
                             meter=ProgressMeter(on_event, time.monotonic),
                             has_digests=False,
+                            probe_key=install.install_id.encode() if is_probing else None,
                             cancel=cancel,
                         )
                     is_cleared = True

@@ -39,8 +39,10 @@ from mediamaker.plan.describe_install import (
     describe_partitions,
     describe_warnings,
 )
+from mediamaker.plan.layouts import TABLE_SIZE
 from mediamaker.plan.model import Plan
 from mediamaker.plan.place_disk import PlacedDisk, PlacedPartition
+from mediamaker.plan.probe_region import probe_region_size
 from mediamaker.plan.request import ExtraFile, InstalledLayout
 from mediamaker.sources.identity import SourceFile
 
@@ -191,11 +193,20 @@ def _is_left_out(plan: Plan, partition: PlacedPartition) -> bool:
 
 
 def _clearing(plan: Plan, partition: PlacedPartition) -> ExtentMap:
-    """Zeros where anything could be valid before the volume is made; all else is left."""
+    """Zeros where anything could be valid before the volume is made; all else is left.
+
+    And at the beginning of the first partition, where a disk is asked what it holds: its marks
+    go with this step.
+    """
     builder = ExtentMapBuilder()
-    for start, end in sorted({*plan.commit, *wipe_ranges(partition)}):
-        builder.pad_to(start, "left", Unwritten())
-        builder.pad_to(end, "zeros", Zeros())
+    tail_start = plan.commit[-1][0]
+    probed = (TABLE_SIZE, min(TABLE_SIZE + probe_region_size(plan.geometry.size), tail_start))
+    position = 0
+    for start, end in sorted({*plan.commit, *wipe_ranges(partition), probed}):
+        if end > position:
+            builder.pad_to(max(start, position), "left", Unwritten())
+            builder.pad_to(end, "zeros", Zeros())
+            position = end
     builder.pad_to(plan.geometry.size, "left", Unwritten())
     return builder.build()
 

@@ -6,6 +6,7 @@ The question is asked on a real terminal (a pty), the disks are loop devices. Ne
 
 import os
 import pty
+import shutil
 import subprocess
 import sys
 import time
@@ -126,3 +127,23 @@ def test_undo_on_a_disk_that_was_changed_meanwhile(tree, backing, device, state_
     assert code == 4, said
     assert "is not as it was when the plan was shown" in said
     assert backing.read_bytes() == bytes(512) + before[512:]
+
+
+@pytest.mark.parametrize(("name", "is_waited_for"), [("systemd-udevd", True), ("editor", False)])
+def test_udev_is_waited_for_and_no_other_program(tree, device, tmp_path, name, is_waited_for):
+    """A disk that was just plugged in is in udev's hands for a moment."""
+    program = tmp_path / name
+    shutil.copy("/bin/sleep", program)
+    with (
+        Path(device).open("r+b") as disk,
+        subprocess.Popen([program, "4"], pass_fds=[disk.fileno()]),
+    ):
+        disk.close()
+        words = ("create", tree, device, "--confirm", Path(device).name)
+        done = subprocess.run(
+            [sys.executable, "-m", "mediamaker", *map(str, words)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert done.returncode == (0 if is_waited_for else 4), done.stderr
+    if not is_waited_for:
+        assert f"{name}, has {Path(device).name} open [open-for-writing]" in done.stderr

@@ -405,6 +405,8 @@ def test_the_clearing_step_reaches_all_that_could_look_valid(tmp_path):
     zeros = [(e.start, e.end) for e in clear.extents if isinstance(e.source, Zeros)]
     assert zeros == [
         (0, MIB),
+        # The marks of a disk that is asked what it holds lie here.
+        (MIB, 5 * MIB),
         (windows.start, windows.start + MIB),
         (windows.end - MIB, windows.end),
         (size - MIB, size),
