@@ -41,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="compare the disk with the file, write nothing"
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="also over sectors that are neither as before nor as they were made: for a disk that "
+        "kept other bytes than it was given, not for one that was used since",
+    )
     add_confirm_option(parser)
 
 
@@ -58,11 +64,12 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
             state = compare_with_undo(undo, disk)
             restored_size = 0
             if not args.dry_run:
-                if state.new_sectors and not state.foreign_sectors:
+                is_refused = state.foreign_sectors and not args.force
+                if (state.new_sectors or state.foreign_sectors) and not is_refused:
                     release(target, disk, args.confirm, output)
                 with working(output) as work:
                     meter = ProgressMeter(work.on_event, time.monotonic)
-                    result = apply_undo(undo, disk, meter=meter)
+                    result = apply_undo(undo, disk, meter=meter, is_forced=args.force)
                 restored_size = result.restored_size
                 if result.warning is not None:
                     output.warning(result.warning)

@@ -44,14 +44,14 @@ def undo_create(args: argparse.Namespace, output: Output) -> ExitCode:
         if not args.dry_run:
             for line in lines:
                 output.note(line)
-            if state.foreign_range is None:
+            if state.foreign_range is None or args.force:
                 release(target, disk, args.confirm, output)
             with working(output) as work:
                 meter = ProgressMeter(work.on_event, time.monotonic)
                 # What a journal of this disk claims is true no more.
                 for journal in state_folder("journals").glob(f"{disk_key(facts)}-*.journal"):
                     remove_journal(journal)
-                restored_size = put_back(before, disk, meter=meter)
+                restored_size = put_back(before, disk, meter=meter, is_forced=args.force)
             warning = disk.reread_partition_table()
             if warning is not None:
                 output.warning(warning)

@@ -139,8 +139,12 @@ def show_recoverable(header: BeforeHeader) -> list[str]:
     return lines
 
 
-def put_back(before: BeforeFile, disk: WritableDisk, *, meter: ProgressMeter) -> int:
+def put_back(
+    before: BeforeFile, disk: WritableDisk, *, meter: ProgressMeter, is_forced: bool = False
+) -> int:
     """Write what was kept; returns how many bytes were other than before.
+
+    ``is_forced``: over tables that are neither old nor create's, too.
 
     Raises:
         TargetRefusedError: the disk has other tables by now.
@@ -148,12 +152,13 @@ def put_back(before: BeforeFile, disk: WritableDisk, *, meter: ProgressMeter) ->
     """
     header = before.header
     state = compare_tables(before, disk)
-    if state.foreign_range is not None:
+    if state.foreign_range is not None and not is_forced:
         raise TargetRefusedError(
             f"{disk.name}: {state.foreign_sectors} sectors of its tables are neither as before nor "
             f"as create made them (first {format_range(*state.foreign_range)}): it was partitioned "
             "or formatted since",
-            hint="nothing was written; going back would lose what is on it now",
+            hint="nothing was written; going back would lose what is on it now. If nobody did, and "
+            "the disk kept other bytes than it was given: --force",
         )
     try:
         changed = sum(

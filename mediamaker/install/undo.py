@@ -343,20 +343,25 @@ def compare_with_undo(undo: UndoFile, disk: ChangeableDisk) -> UndoState:
     return UndoState(old_count, new_count, foreign_count, tuple(foreign[:4]))
 
 
-def apply_undo(undo: UndoFile, disk: ChangeableDisk, *, meter: ProgressMeter) -> UndoResult:
+def apply_undo(
+    undo: UndoFile, disk: ChangeableDisk, *, meter: ProgressMeter, is_forced: bool = False
+) -> UndoResult:
     """Put the old bytes back, in the reverse order of steps; a second run does no harm.
+
+    ``is_forced``: over sectors that are neither old nor new, too.
 
     Raises:
         TargetRefusedError: something else wrote there since, or it is another disk.
         TargetIOError: the disk failed; VerifyError: it does not hold the old bytes afterwards.
     """
     state = compare_with_undo(undo, disk)
-    if state.foreign_sectors:
+    if state.foreign_sectors and not is_forced:
         shown = ", ".join(format_range(start, end) for start, end in state.foreign_ranges)
         raise TargetRefusedError(
             f"{disk.name}: {state.foreign_sectors} sectors hold neither the old nor the new bytes "
             f"({shown}): the disk was in use since, or it is another one",
-            hint="nothing was written; going back now would damage what was written since",
+            hint="nothing was written; going back now would damage what was written since. If "
+            "nothing was, and the disk kept other bytes than it was given: --force",
         )
     old_by_offset: dict[int, bytes] = {}
     restored = 0

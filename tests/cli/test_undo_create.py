@@ -258,6 +258,19 @@ def test_refused_once_there_is_another_table(run, tree, device):
     assert read_device(device) == before
 
 
+def test_forced_over_tables_that_a_bad_disk_changed(run, tree, device, used_disk):
+    create(run, tree, device)
+    with Path(device).open("r+b") as file:
+        file.seek(440)
+        file.write(b"\x99")
+    code, event = undo(run, device)
+    assert code == 4
+    assert "--force" in event["hint"]
+    code, event = undo(run, device, "--force")
+    assert code == 0
+    assert table_of(device) == table_of(used_disk)
+
+
 def test_refused_on_another_disk(run, tree, device, ram_path):
     path = create(run, tree, device)[-1]["undo_file"]
     other = ram_path / "other.img"

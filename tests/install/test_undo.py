@@ -106,9 +106,9 @@ class Rig:
     def write(self, disk):
         write_changes(self.changes, self.store.pread, disk, meter=meter())
 
-    def undo(self, disk):
+    def undo(self, disk, **options):
         with UndoFile(self.undo_path) as undo:
-            return apply_undo(undo, disk, meter=meter())
+            return apply_undo(undo, disk, meter=meter(), **options)
 
 
 def test_changes_are_written_in_the_order_of_safety(rig):
@@ -191,6 +191,10 @@ def test_a_disk_that_was_used_since_is_refused(rig):
     with rig.open() as disk, pytest.raises(TargetRefusedError, match="1 sectors hold neither"):
         rig.undo(disk)
     assert rig.path.read_bytes() == before
+    # Who knows that the disk did that by itself may insist.
+    with rig.open() as disk:
+        rig.undo(disk, is_forced=True)
+    assert rig.path.read_bytes() == rig.old
 
 
 def test_another_disk_is_refused(rig, tmp_path):

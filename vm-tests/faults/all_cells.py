@@ -8,6 +8,7 @@ from faults import (  # noqa: F401
     cells_create_kill,
     cells_create_power,
     cells_create_unplug,
+    cells_flipped,
     cells_install,
     cells_install_cut,
     cells_install_more,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from guest import Guest, run_in_guest
 
+from faults.commands import in_groups
 from faults.disk import Failing, Faults, FaultyDisk
 from faults.kill import Killed
 from faults.matrix import Rig, Trial, Verdict, cell
@@ -32,28 +33,29 @@ from mediamaker.units import MIB
 from mediamaker.vm.disk import Bus
 
 _FAILED = ("input/output error", "failed", "i/o error")
-_GROUP = 3
+GROUP_SIZE = 3
+"""Disks of one guest."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Bad:
+class Bad:
+    """A disk and what it does wrong."""
+
     name: str
     faults: Faults
 
 
-def _bad_disks(
-    start: int, size: int, middle: int, disk_size: int, written: int
-) -> tuple[_Bad, ...]:
+def _bad_disks(start: int, size: int, middle: int, disk_size: int, written: int) -> tuple[Bad, ...]:
     """``[start, start + size)`` and ``middle`` are written; ``written``: bytes of a whole run."""
     return (
-        _Bad("EIO on one LBA", Faults(failing=(Failing("write", middle, middle + 512),))),
-        _Bad("EIO on a range", Faults(failing=(Failing("write", start, start + size),))),
-        _Bad("EIO once", Faults(failing=(Failing("write", middle, middle + 4096, 1),))),
-        _Bad("EIO at the end", Faults(failing=(Failing("write", disk_size - 4096, disk_size),))),
-        _Bad("EIO on sector 0", Faults(failing=(Failing("write", 0, 512),))),
-        _Bad("EIO when read back", Faults(failing=(Failing("read", middle, middle + 4096),))),
+        Bad("EIO on one LBA", Faults(failing=(Failing("write", middle, middle + 512),))),
+        Bad("EIO on a range", Faults(failing=(Failing("write", start, start + size),))),
+        Bad("EIO once", Faults(failing=(Failing("write", middle, middle + 4096, 1),))),
+        Bad("EIO at the end", Faults(failing=(Failing("write", disk_size - 4096, disk_size),))),
+        Bad("EIO on sector 0", Faults(failing=(Failing("write", 0, 512),))),
+        Bad("EIO when read back", Faults(failing=(Failing("read", middle, middle + 4096),))),
         *(
-            _Bad(f"dead after {share} %", Faults(dead_after_size=written * share // 100))
+            Bad(f"dead after {share} %", Faults(dead_after_size=written * share // 100))
             for share in (2, 50, 95)
         ),
     )
@@ -68,10 +70,10 @@ def install_eio(rig: Rig) -> Iterator[Trial]:
     # The first clusters of the Windows volume, and where libwim put contents of files.
     inside = data_inside(windows.expected, start + 4 * MIB, start + size - 4 * MIB)
     bad = _bad_disks(start, 64 * 1024, inside, windows.size, written)[: rig.count]
-    for group in _in_groups(bad):
+    for group in in_groups(bad, GROUP_SIZE):
         disks = [copy_sparse(windows.used, rig.work_dir / f"d{n}.img") for n in range(len(group))]
         words = f"install {windows.wim}:1 $dev {' '.join(map(str, windows.options))} --erase"
-        rans = _run_group(rig, group, disks, words)
+        rans = run_group(rig, group, disks, words)
         for one, disk, ran in zip(group, disks, rans, strict=True):
             verdict, said = windows.judge(disk)
             yield _weigh(one.name, ran, verdict, said)
@@ -86,7 +88,7 @@ def recovery_eio(rig: Rig) -> Iterator[Trial]:
     start, windows_size = partitions_of(recovery.before)[2]
     new = start + windows_size - 32 * MIB
     bad = _bad_disks(new, 64 * 1024, new + 32 * 1024, size, 5_600_000)[: rig.count]
-    for group in _in_groups(bad):
+    for group in in_groups(bad, GROUP_SIZE):
         disks = [
             copy_sparse(recovery.before, rig.work_dir / f"gpt{n}.img") for n in range(len(group))
         ]
@@ -94,7 +96,7 @@ def recovery_eio(rig: Rig) -> Iterator[Trial]:
         words = f"recovery add $dev {options} --undo {rig.out_dir.resolve()}/undo$number"
         for number in range(len(group)):
             (rig.out_dir / f"undo{number}").unlink(missing_ok=True)
-        rans = _run_group(rig, group, disks, words)
+        rans = run_group(rig, group, disks, words)
         for number, (one, disk, ran) in enumerate(zip(group, disks, rans, strict=True)):
             undo = rig.out_dir / f"undo{number}"
             verdict, said = recovery.judge(disk, undo, is_done=ran.exit_code == 0)
@@ -115,13 +117,8 @@ def _weigh(point: str, ran: Killed, verdict: Verdict, said: str) -> Trial:
     return Trial(verdict, point, f"{said}; exit {ran.exit_code}: {words}")
 
 
-def _in_groups(bad: Sequence[_Bad]) -> Iterator[Sequence[_Bad]]:
-    for at in range(0, len(bad), _GROUP):
-        yield bad[at : at + _GROUP]
-
-
-def _run_group(rig: Rig, group: Sequence[_Bad], disks: list[Path], words: str) -> list[Killed]:
-    """One guest; ``$dev`` and ``$number`` in ``words`` are each disk's own."""
+def run_group(rig: Rig, group: Sequence[Bad], disks: list[Path], words: str) -> list[Killed]:
+    """One guest, at most GROUP_SIZE disks; ``words`` may use each one's ``$dev``, ``$number``."""
     script = _script(range(len(group)), words)
     with contextlib.ExitStack() as stack:
         faulty = [
@@ -225,12 +222,12 @@ def install_lied_to(rig: Rig) -> Iterator[Trial]:
     """
     windows = make_windows_rig(rig.work_dir, source_dir=rig.out_dir, has_recovery=True)
     written = sum(_data_sizes(windows))
-    bad = [_Bad(f"from {n} % on", Faults(lies_from_size=written * n // 100)) for n in (20, 60, 90)][
+    bad = [Bad(f"from {n} % on", Faults(lies_from_size=written * n // 100)) for n in (20, 60, 90)][
         : rig.count
     ]
     disks = [copy_sparse(windows.used, rig.work_dir / f"d{n}.img") for n in range(len(bad))]
     words = f"install {windows.wim}:1 $dev {' '.join(map(str, windows.options))} --erase"
-    for one, disk, ran in zip(bad, disks, _run_group(rig, bad, disks, words), strict=True):
+    for one, disk, ran in zip(bad, disks, run_group(rig, bad, disks, words), strict=True):
         verdict, said = windows.judge(disk)
         check = run_any(*mediamaker("recovery", "check", disk, "--json"))
         if check.returncode:

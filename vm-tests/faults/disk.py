@@ -52,6 +52,7 @@ class Faults:
     ``dead_after_size``: after that many bytes written, every write fails.
     ``lies_from_size``: after that many bytes written, nothing reaches the medium any more until
     the power goes, flushed or not; reads come from its cache and look right.
+    ``flipped``: of a byte that is written at one of these offsets one bit always arrives changed.
     ``is_logging``: every write and flush is kept, for ``power_cut.py``; and what files are in
     ``watched_folder`` at the time, whenever they changed.
     ``pauses_at_size``: after that many bytes written it takes a second and a half, once, so that
@@ -64,6 +65,7 @@ class Faults:
     failing: tuple[Failing, ...] = ()
     dead_after_size: int | None = None
     lies_from_size: int | None = None
+    flipped: tuple[int, ...] = ()
     is_logging: bool = False
     watched_folder: str | None = None
     pauses_at_size: int | None = None

@@ -37,6 +37,7 @@ class _State:
         self.dead_after_size = asked["dead_after_size"]
         self.lies_from_size = asked["lies_from_size"]
         self.beyond = asked["beyond"]
+        self.flipped = asked["flipped"]
         self.cache_size = asked["cache_size"]
         self.pauses_at_size = asked["pauses_at_size"]
         self.has_paused = False
@@ -113,6 +114,11 @@ class _State:
         self.tell()
 
     def _store(self, offset, data):
+        for at in self.flipped:
+            if offset <= at < offset + len(data):
+                changed = bytearray(data)
+                changed[at - offset] ^= 1 << at % 8
+                data = bytes(changed)
         done = 0
         for at, part in self.pieces(offset, len(data)):
             if at is not None:

@@ -41,7 +41,9 @@ class RecoveryRig:
         words = mediamaker("recovery", "add", target, *self.options, "--undo", undo, *more)
         return ["env", f"TMPDIR={self.scratch}", *words]
 
-    def judge(self, disk: Path, undo: Path, *, is_done: bool) -> tuple[Verdict, str]:
+    def judge(
+        self, disk: Path, undo: Path, *, is_done: bool, undo_options: tuple[str, ...] = ()
+    ) -> tuple[Verdict, str]:
         """What became of ``disk``, a file that is used up by it: ``undo`` is run on it.
 
         ``is_done``: the command called it done, and then it must be.
@@ -54,9 +56,8 @@ class RecoveryRig:
             if is_untouched:
                 return Verdict.AS_BEFORE, "not a byte is changed, and there is no undo file"
             return Verdict.LOST, "changed, and there is no undo file"
-        done = subprocess.run(
-            mediamaker("undo", undo, disk, "--json"), capture_output=True, text=True, check=False
-        )
+        words = mediamaker("undo", undo, disk, *undo_options, "--json")
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             return Verdict.LOST, f"undo: exit {done.returncode}: {last_line(done.stdout)}"
         if not is_same(disk, self.before):
