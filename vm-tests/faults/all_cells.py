@@ -16,6 +16,7 @@ from faults import (  # noqa: F401
     cells_recovery_cut,
     cells_recovery_more,
     cells_replaced,
+    cells_short,
     cells_wim,
     cells_wim_cut,
     cells_wim_io,

@@ -15,6 +15,7 @@ from pathlib import Path
 from faults.commands import mediamaker, parse_ran, run, run_json, state_environment
 from faults.matrix import Rig, Trial, Verdict, cell
 from faults.media_rig import is_equal, loop_device, make_media_rig, make_tree, weigh
+from faults.outcomes import short_environment
 from mediamaker.units import MIB
 
 
@@ -22,16 +23,9 @@ from mediamaker.units import MIB
 def short_writes(rig: Rig) -> Iterator[Trial]:
     """A library ahead of libc gives back fewer bytes than were asked for."""
     media = make_media_rig(rig.work_dir / "rig")
-    library = rig.work_dir / "short.so"
-    source = Path(__file__).with_name("short_writes.c")
-    run("gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, source, "-ldl")
     for number in range(rig.count):
         seed = rig.rng.randrange(1 << 30)
-        env = {
-            **state_environment(rig.work_dir / "state"),
-            "LD_PRELOAD": str(library),
-            "MM_SHORT_SEED": str(seed),
-        }
+        env = state_environment(rig.work_dir / "state") | short_environment(rig.work_dir, seed)
         stick = media.copy_used(rig.work_dir / "stick.img")
         log = rig.work_dir / "strace.log"
         with loop_device(stick) as device:

@@ -24,6 +24,23 @@ def small_folder(place: Path, size: int) -> Iterator[Path]:
         run("umount", place)
 
 
+def short_environment(folder: Path, seed: int) -> dict[str, str]:
+    """For a process and all that it starts: writes take fewer bytes than they are given.
+
+    Those that did are counted in the size of ``folder/short.log``.
+    """
+    (folder / "short.log").write_bytes(b"")
+    library = folder / "short.so"
+    if not library.exists():
+        source = Path(__file__).with_name("short_writes.c")
+        run("gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, source, "-ldl")
+    return {
+        "LD_PRELOAD": str(library),
+        "MM_SHORT_SEED": str(seed),
+        "MM_SHORT_LOG": str(folder / "short.log"),
+    }
+
+
 def judge_refusal(killed: Killed, codes: tuple[int, ...], words: tuple[str, ...]) -> str | None:
     """What is wrong with how a command said no: ``words`` of which one must be in its message."""
     if "Traceback" in killed.errors:
