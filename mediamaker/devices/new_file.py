@@ -58,7 +58,7 @@ def held_name(partial: Path) -> Iterator[None]:
             pass
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        _remove(lock)
         os.close(descriptor)
 
 
@@ -88,7 +88,7 @@ def shown_name(path: Path) -> Iterator[None]:
         os.write(descriptor, _PLACEHOLDER)
         yield
     finally:
-        shown.unlink(missing_ok=True)
+        _remove(shown)
         os.close(descriptor)
 
 
@@ -146,6 +146,7 @@ def _lock(descriptor: int) -> None:
 
 
 def _remove(path: Path) -> None:
+    # On a disk that is gone it stays, which is no failure beside what has been met already.
     with contextlib.suppress(OSError):
         path.unlink()
 

@@ -104,7 +104,9 @@ def _devices_written_by(directory: Path, block_map: BlockMap) -> Iterator[str]:
         # Only names are asked first: stat of a file on a dead network share would hang. A node
         # that another namespace has elsewhere is still called as the kernel calls the device.
         name = shown.removesuffix(" (deleted)")
-        if not (name.startswith("/dev/") or name.rpartition("/")[2] in block_map.nodes):
+        # In /dev/shm may be anything (seen: a FUSE file whose server had been stopped).
+        is_in_dev = name.startswith("/dev/") and not name.startswith("/dev/shm/")  # noqa: S108
+        if not (is_in_dev or name.rpartition("/")[2] in block_map.nodes):
             continue
         device = _find_device(directory / "fd" / number, name, block_map)
         if device is not None and _is_for_writing(directory / "fdinfo" / number):

@@ -57,6 +57,7 @@ from mediamaker.install.tools import run_tool
 from mediamaker.install.undo import check_undo_place, write_undo
 from mediamaker.install.windows_disk import BootStore, WindowsDisk
 from mediamaker.plan.boot_store import BootIds, register_recovery
+from mediamaker.sources.identity import identify, unchanged_sources
 from mediamaker.units import GIB, MIB, align_down, align_up, format_size
 
 SIZE_MIN_DEFAULT: Final = 1024 * MIB
@@ -209,9 +210,10 @@ class _Work:
         winre = find_winre(
             request.winre, self._files, self._what, scratch=self._overlay.scratch, cancel=cancel
         )
+        winre_source = identify("winre", winre)
         is_uefi = self._boot_store.firmware == "uefi"
         sdi = find_boot_sdi(request.boot_sdi, self._files, self._what, is_uefi=is_uefi)
-        winre_size = winre.stat().st_size
+        winre_size = winre_source.size
         number, windows_size = self._make_room(winre_size + len(sdi))
         after = self._look()
         recovery = next(item for item in after.table.entries if item.number == number)
@@ -222,16 +224,17 @@ class _Work:
         if windows_size != windows.size:
             shrink_ntfs(self._view(windows), windows_size, what=self._what)
             self._notes.append("Windows will check its volume once when it starts (chkdsk)")
-        make_recovery_volume(
-            self._overlay,
-            recovery,
-            recovery_files(winre, sdi, reagent),
-            sector_size=before.table.sector_size,
-            seed=request.seed,
-            modified_ns=request.modified_ns,
-            on_event=on_event,
-            cancel=cancel,
-        )
+        with unchanged_sources((winre_source,)):
+            make_recovery_volume(
+                self._overlay,
+                recovery,
+                recovery_files(winre, sdi, reagent),
+                sector_size=before.table.sector_size,
+                seed=request.seed,
+                modified_ns=request.modified_ns,
+                on_event=on_event,
+                cancel=cancel,
+            )
         check_cancelled(cancel)
         report = check_recovery(self._look(), windows_number=windows.number)
         if not report.would_start:

@@ -81,7 +81,7 @@ def source_altered(rig: Rig) -> Iterator[Trial]:
     for index in range(rig.count):
         copy_sparse(windows.used, disk)
         number = rig.rng.randrange(1, count + 1)
-        what, meddle = _meddle(rig, windows.wim, index)
+        what, meddle = ways_to_alter(rig, windows.wim)[index % 3]
         with loop_device(disk) as device:
             words = windows.install_words(device)
             ran = run_meddled(words, number, rig.work_dir, meddle)
@@ -95,7 +95,8 @@ def source_altered(rig: Rig) -> Iterator[Trial]:
         yield Trial(verdict, f"{what} at call {number}", f"{said}; {last_line(ran.output)}")
 
 
-def _meddle(rig: Rig, wim: Path, index: int) -> tuple[str, Callable[[], None]]:
+def ways_to_alter(rig: Rig, wim: Path) -> tuple[tuple[str, Callable[[], None]], ...]:
+    """Three: what it is, and what does it."""
     at = rig.rng.randrange(300, wim.stat().st_size - 64 * 1024)
 
     def flip() -> None:
@@ -114,8 +115,7 @@ def _meddle(rig: Rig, wim: Path, index: int) -> tuple[str, Callable[[], None]]:
         fresh.write_bytes(b"something else")
         fresh.replace(wim)
 
-    ways = ((f"bit flipped at {at:#x}", flip), (f"cut at {at:#x}", cut), ("replaced", swap))
-    return ways[index % 3]
+    return ((f"bit flipped at {at:#x}", flip), (f"cut at {at:#x}", cut), ("replaced", swap))
 
 
 @cell("install", "two runs at once", points=10, short=0)

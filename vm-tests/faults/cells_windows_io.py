@@ -29,7 +29,7 @@ from faults.windows_rig import (
     partitions_of,
     run_any,
 )
-from mediamaker.units import MIB
+from mediamaker.units import KIB, MIB
 from mediamaker.vm.disk import Bus
 
 _FAILED = ("input/output error", "failed", "i/o error")
@@ -211,6 +211,26 @@ def _pull(rig: Rig, disk: Path, words: str, at: int | None) -> tuple[Killed, int
             result = machine.wait(timeout=2400)
         assert result.exit_code == 0, result.output
         return _read_run(rig.out_dir, 0), faulty.told().written_size
+
+
+@cell("recovery add", "flush that lies, then power cut", points=3, short=0)
+def recovery_lied_to(rig: Rig) -> Iterator[Trial]:
+    """`recovery check` says that it is not there; ``undo`` gives back what was before."""
+    recovery = make_recovery_rig(rig.work_dir, source_dir=rig.out_dir)
+    sizes = (64 * KIB, 2 * MIB, 5 * MIB)[: rig.count]
+    bad = [Bad(f"from {size} bytes on", Faults(lies_from_size=size)) for size in sizes]
+    disks = [copy_sparse(recovery.before, rig.work_dir / f"gpt{n}.img") for n in range(len(bad))]
+    options = " ".join(map(str, recovery.options))
+    words = f"recovery add $dev {options} --undo {rig.out_dir.resolve()}/undo$number"
+    for number, (one, disk, ran) in enumerate(
+        zip(bad, disks, run_group(rig, bad, disks, words), strict=True)
+    ):
+        check = run_any(*mediamaker("recovery", "check", disk, "--json"))
+        verdict, said = recovery.judge(disk, rig.out_dir / f"undo{number}", is_done=False)
+        if verdict is Verdict.PUT_BACK:
+            verdict = Verdict.NAMED if check.returncode else Verdict.FALSE_DONE
+            said = f"recovery check: exit {check.returncode}: {last_line(check.stdout)}; {said}"
+        yield Trial(verdict, one.name, f"recovery add: exit {ran.exit_code}; then {said}")
 
 
 @cell("install", "flush that lies, then power cut", points=3, short=0)

@@ -140,6 +140,16 @@ def run_meddled(
     return _run(words, folder / "kill-state", at=number, mode=_STOP, target=target, meddle=meddle)
 
 
+def run_disturbed(
+    words: Sequence[str], number: int, folder: Path, meddle: Callable[[], None]
+) -> Killed:
+    """Run it; after about ``number`` calls ``meddle`` is called while it goes on.
+
+    For commands whose helpers answer each other: stopped in one of these, all of it would hang.
+    """
+    return _run(words, folder / "kill-state", at=0, mode=_FIRST, meddle=meddle, meddle_at=number)
+
+
 def _run(
     words: Sequence[str],
     state: Path,
@@ -148,6 +158,7 @@ def _run(
     mode: int,
     target: Path | None = None,
     meddle: Callable[[], None] | None = None,
+    meddle_at: int | None = None,
 ) -> Killed:
     place = (0, 0) if target is None else ((s := target.stat()).st_dev, s.st_ino)
     with state.open("w+b") as file:
@@ -164,7 +175,11 @@ def _run(
         # Its own group, so that what lives on can be waited for, and nobody else dies.
         process_group=0,
     )
-    if meddle is not None:
+    if meddle is not None and meddle_at is not None:
+        while process.poll() is None and _count(state) < meddle_at:
+            time.sleep(0.001)
+        meddle()
+    elif meddle is not None:
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         if os.WIFSTOPPED(status):
             try:
@@ -180,6 +195,13 @@ def _run(
         err.seek(0)
         said, complained = (file.read().decode(errors="replace") for file in (out, err))
     return Killed(exit_code, said, complained)
+
+
+def _count(state: Path) -> int:
+    """Of calls until now."""
+    with state.open("rb") as file:
+        count: int = _HEAD.unpack(file.read(_HEAD.size))[0]
+    return count
 
 
 def _settle(group: int) -> None:
