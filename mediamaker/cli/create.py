@@ -23,6 +23,7 @@ from mediamaker.cli.resumable import (
     find_resumption,
     journaled,
     remove_leftovers,
+    tidy_finished,
 )
 from mediamaker.cli.session import (
     Session,
@@ -93,6 +94,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
             check_may_write(disk, _guard_context(args, needed_size=None))
         else:
             _check_not_a_source(args.target, inspection.tree.files)
+            tidy_finished(args.target)
             check_image_place(args.target, replace=args.force)
 
     session = open_session(args, output, check_target=check_target)

@@ -184,6 +184,22 @@ def remove_leftovers(resumption: Resumption) -> None:
         resumption.partial.unlink(missing_ok=True)
 
 
+def tidy_finished(target: Path) -> None:
+    """Remove the other name of an image file that is complete, and its journal.
+
+    What was killed between giving it its name and taking away the one that it had before leaves
+    both; there is nothing to go on with.
+    """
+    partial, journal = names_to_resume(Path(os.path.realpath(target)))
+    try:
+        is_finished = target.samefile(partial)
+    except OSError:
+        return
+    if is_finished:
+        remove_journal(journal)
+        partial.unlink(missing_ok=True)
+
+
 @contextmanager
 def journaled(
     resumption: Resumption,

@@ -248,3 +248,20 @@ def test_an_image_file_leaves_nothing_unless_it_is_asked_to(tree, tmp_path):
     result = subprocess.run(["strace", *options, *inject, *command], check=False)
     assert result.returncode == -signal.SIGKILL
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_image_killed_with_both_its_names_is_complete(run, tree, tmp_path):
+    """It was linked to its name already; the other name and the journal go with the next run."""
+    image = tmp_path / "stick.img"
+    words = ("create", tree, image, "--seed", "s", "--resumable")
+    trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-P", f"{image}.mediamaker-partial"]
+    inject = ["-e", "trace=unlink", "-e", "inject=unlink:signal=KILL:when=2"]
+    subprocess.run([*trace, *inject, *mediamaker(*words)], capture_output=True, check=False)
+    partial = tmp_path / "stick.img.mediamaker-partial"
+    assert image.samefile(partial)
+    code, events = run.json("create", tree, image, "--resume")
+    assert (code, events[-1]["error"]) == (4, "TargetRefusedError")
+    assert "exists already" in events[-1]["message"]
+    assert [path.name for path in tmp_path.glob("stick.img*")] == ["stick.img"]
+    code, _ = run.json("verify", image, tree)
+    assert code == 0

@@ -22,6 +22,7 @@ from faults.matrix import Rig, Trial, Verdict, cell
 from faults.media_rig import MediaRig, is_equal, loop_device, make_media_rig, read_table
 from mediamaker.units import MIB
 
+_HIDDEN_RE = r"\.stick\.img\.mediamaker-[0-9a-f]{8}\.partial"
 _CALLS = "pwrite64,copy_file_range,fsync,fdatasync,ftruncate,linkat,rename,renameat,unlink"
 
 
@@ -175,8 +176,22 @@ def _judge_images(
     names = {path.name for path in folder.iterdir()}
     if image.exists() and image.read_bytes() != b"old":
         verdict = Verdict.COMPLETE if is_equal(image, fresh) else Verdict.HALF_VALID
+        if "stick.img.mediamaker-partial" in names and image.samefile(
+            folder / "stick.img.mediamaker-partial"
+        ):
+            # Killed while it had both names; the next run takes the old one away.
+            run_json(*media.create_words(image, *size, "--resume"))
+            left = {path.name for path in folder.iterdir()}
+            return Trial(Verdict.HALF_VALID if left != {"stick.img"} else verdict, point, "")
         others = names - {"stick.img", "stick.img.mediamaker-journal"}
         return Trial(Verdict.HALF_VALID if others else verdict, point, f"left: {sorted(names)}")
+    hidden = {name for name in names if re.fullmatch(_HIDDEN_RE, name)}
+    if kind == "replacing" and hidden:
+        # Killed ahead of the name that replaces the old file; the next run takes it away.
+        ran = run_json(*media.create_words(image, *size, "--force"))
+        is_right = ran.exit_code == 0 and {path.name for path in folder.iterdir()} == {"stick.img"}
+        verdict = Verdict.AS_BEFORE if is_right else Verdict.LOST
+        return Trial(verdict, point, f"{sorted(names)}; after the next run all is right")
     if kind != "resumable":
         is_right = names == ({"stick.img"} if kind == "replacing" else set())
         return Trial(Verdict.AS_BEFORE if is_right else Verdict.LOST, point, f"{sorted(names)}")
