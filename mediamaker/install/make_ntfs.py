@@ -12,6 +12,7 @@ directory gets the times of what is put there.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -77,6 +78,11 @@ def make_ntfs(
         raise TargetIOError(
             f"{path}: no room on its file system for an NTFS volume's own tables",
             hint="free some space, or name another folder",
+        )
+    if done.returncode and os.strerror(errno.EIO) in done.said:
+        raise TargetIOError(
+            f"{path}: making its volume failed: {done.said}",
+            hint="the disk may be failing: look for bad sectors (smartctl, badblocks)",
         )
     if done.returncode:
         raise ToolError(f"{path}: mkntfs failed with {done.returncode}: {done.said}")

@@ -9,6 +9,7 @@ start is ever written, and the undo file is complete before that.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -19,7 +20,13 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from mediamaker.errors import FormatError, TargetRefusedError, TargetTooSmallError, ToolError
+from mediamaker.errors import (
+    FormatError,
+    TargetIOError,
+    TargetRefusedError,
+    TargetTooSmallError,
+    ToolError,
+)
 from mediamaker.execute.interrupts import check_cancelled
 from mediamaker.execute.progress import OnEvent, ProgressMeter, ignore_event
 from mediamaker.formats.bcd import pack_store
@@ -115,28 +122,23 @@ def prepare_recovery(
 
     Raises:
         TargetRefusedError: its Windows or its table is in no state to be changed (says why).
-        TargetTooSmallError: no room. SourceError: Winre.wim or boot.sdi is none.
+        TargetTooSmallError: no room. SourceError: Winre.wim or boot.sdi is none, or changed.
+        TargetIOError: the disk can't be read, or there is no room for scratch files.
     """
     descriptor = open_plain(path)
     try:
-        before = WindowsDisk(
-            read_exactly(descriptor), disk_size=disk_size, sector_size=sector_size, what=str(path)
-        )
-        found = check_disk(before, request.windows_number)
+        read = read_exactly(descriptor)
+        with _named_failures(path):
+            before = WindowsDisk(read, disk_size=disk_size, sector_size=sector_size, what=str(path))
+            found = check_disk(before, request.windows_number)
         windows, _, boot_store = found
         views = {
             f"partition-{entry.number}": (entry.start, entry.size)
             for entry in (windows, boot_store.entry)
         }
         with open_overlay(descriptor, disk_size, views) as overlay:
-            work = _Work(before, overlay, found, request)
-            try:
-                prepared = work.run(on_event, cancel)
-            except OSError as error:
-                raise ToolError(
-                    f"scratch files for {path}: {error.strerror or error}",
-                    hint="set TMPDIR to a folder with room for what changes, 2 GiB or more",
-                ) from error
+            with _named_failures(path):
+                prepared = _Work(before, overlay, found, request).run(on_event, cancel)
             yield prepared
     finally:
         os.close(descriptor)
@@ -183,6 +185,26 @@ def find_sector_size(path: Path, disk_size: int) -> int:
         return detect_sector_size(read_exactly(descriptor), disk_size)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def _named_failures(path: Path) -> Iterator[None]:
+    """Of the disk or of the scratch files; a tool of others meets them through the overlay."""
+    try:
+        yield
+    except (OSError, ToolError) as error:
+        words = error.message if isinstance(error, ToolError) else str(error.strerror or error)
+        if isinstance(error, ToolError) and os.strerror(errno.EIO) not in words:
+            raise
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise TargetIOError(
+                f"no room for the scratch files for {path}: {words}; nothing was written",
+                hint="set TMPDIR to a folder with room for what changes, 2 GiB or more",
+            ) from error
+        raise TargetIOError(
+            f"{path}: reading it failed: {words}; nothing was written",
+            hint="the disk may be failing: look for bad sectors (smartctl, badblocks) first",
+        ) from error
 
 
 class _Work:

@@ -19,7 +19,7 @@ from typing import assert_never
 from mediamaker.devices.block_target import BlockTarget
 from mediamaker.devices.file_target import FileTarget
 from mediamaker.devices.kernel_partitions import PartitionRange, kernel_partitions
-from mediamaker.errors import MediaError, ToolError
+from mediamaker.errors import MediaError, TargetIOError, ToolError
 from mediamaker.execute.create import ExecuteResult, execute_plan
 from mediamaker.execute.progress import OnEvent, Phase, ProgressMeter, writes_as
 from mediamaker.execute.target import Target
@@ -211,7 +211,13 @@ def install_to_device(
                 case _:
                     assert_never(step)
     except BaseException as error:
+        is_present = target.is_present()
         target.abort()
+        if isinstance(error, ToolError) and not is_present:
+            raise TargetIOError(
+                f"{target.name} vanished: {error.message}; what is on it looks blank",
+                hint="it was unplugged, or reset itself; plug it in again and start anew",
+            ) from error
         # The writer says by itself what it left, which may not be blank.
         if is_cleared:
             outcome = f"{target.name} looks blank"

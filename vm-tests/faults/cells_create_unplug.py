@@ -19,6 +19,18 @@ from mediamaker.vm.disk import Bus, Disk, device_id
 
 _PERCENTS = (50, 99, 1, 25)
 _SERIAL = "PULL1"
+# Nothing of the source may stay in the guest's cache: its memory holds all of it.
+MOUNT_HOLDER = """\
+for name in sda sdb; do
+    if grep -q 'ID_SERIAL_SHORT=HOLDER$' /run/udev/data/b$(cat /sys/block/$name/dev); then
+        mount -o ro /dev/$name /mnt
+    else
+        stick=$name
+    fi
+done
+echo 1 > /proc/sys/vm/drop_caches
+( while sleep 0.2; do echo 1 > /proc/sys/vm/drop_caches; done ) &
+"""
 _AHEAD_SIZE = 2 * MIB + 4 * MIB
 """Blanking and probing come ahead of the stream."""
 
@@ -77,10 +89,18 @@ def _script(media: MediaRig, folder: Path, *more: str) -> str:
     return f"export XDG_STATE_HOME={folder.resolve()}/state\nmm create {words}\n"
 
 
-def pull(folder: Path, script: str, disks: list[Disk], paused: FaultyDisk, index: int = 0) -> None:
+def pull(
+    folder: Path,
+    script: str,
+    disks: list[Disk],
+    paused: FaultyDisk,
+    index: int = 0,
+    *,
+    memory_size: int = 1024 * MIB,
+) -> None:
     """Run ``script``; when ``paused`` pauses, the disk of that index is unplugged."""
     with Guest(
-        SHELL + script, disks=disks, work_dir=folder, memory_size=1024 * MIB
+        SHELL + script, disks=disks, work_dir=folder, memory_size=memory_size
     ) as machine:  # fmt: skip
         deadline = time.monotonic() + 900
         while not paused.told().has_paused:
@@ -104,21 +124,12 @@ def unplug_source(rig: Rig) -> Iterator[Trial]:
         with holder.open("wb") as file:
             file.truncate(128 * MIB)
         file_system = ("vfat", "ext4")[number % 2]
-        _fill_holder(holder, media.source, file_system)
+        fill_holder(holder, media.source, file_system)
         stick = media.copy_used(rig.work_dir / "stick.img")
         size = _AHEAD_SIZE + media.written_size * percent // 100
-        # Nothing of the source may stay in the guest's cache: its memory holds all of it.
         script = f"""\
 export XDG_STATE_HOME={folder.resolve()}/state
-for name in sda sdb; do
-    if grep -q 'ID_SERIAL_SHORT=HOLDER$' /run/udev/data/b$(cat /sys/block/$name/dev); then
-        mount -o ro /dev/$name /mnt
-    else
-        stick=$name
-    fi
-done
-echo 1 > /proc/sys/vm/drop_caches
-( while sleep 0.2; do echo 1 > /proc/sys/vm/drop_caches; done ) &
+{MOUNT_HOLDER}
 mm create create /mnt/source.iso /dev/$stick --confirm {_SERIAL} --seed fault
 """
         with (
@@ -139,7 +150,8 @@ mm create create /mnt/source.iso /dev/$stick --confirm {_SERIAL} --seed fault
         yield media.weigh(stick, ran, point, code=3, words=("/mnt/source.iso", "left blank"))
 
 
-def _fill_holder(image: Path, source: Path, file_system: str) -> None:
+def fill_holder(image: Path, source: Path, file_system: str) -> None:
+    """Make a file system with ``source`` in it, called source.iso."""
     if file_system == "vfat":
         run("mkfs.fat", "-F", "32", image)
         run("mcopy", "-i", image, source, "::source.iso")

@@ -74,7 +74,7 @@ def _install_again(
     return verdict, f"{said}; the next run completes it"
 
 
-@cell("install", "kill -9, image file", points=60, short=0)
+@cell("install", "kill -9, image file", points=40, short=0)
 def kill_install_file(rig: Rig) -> Iterator[Trial]:
     """On ext4: the name is not there until the file is complete, and the next run leaves no rest.
 

@@ -21,7 +21,7 @@ from faults.windows_rig import (
 from mediamaker.units import MIB
 
 
-@cell("install", "4Kn: kill -9", points=20, short=0)
+@cell("install", "4Kn: kill -9", points=12, short=0)
 def kill_install_4kn(rig: Rig) -> Iterator[Trial]:
     """Sectors of 4096 bytes."""
     windows = make_windows_rig(rig.work_dir, sector_size=4096, has_recovery=True)

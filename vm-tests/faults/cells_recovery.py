@@ -19,7 +19,7 @@ def kill_add(rig: Rig) -> Iterator[Trial]:
     yield from _kill_add(rig, "gpt", is_device=True)
 
 
-@cell("recovery add", "kill -9, MBR, image file", points=40, short=0)
+@cell("recovery add", "kill -9, MBR, image file", points=24, short=0)
 def kill_add_mbr(rig: Rig) -> Iterator[Trial]:
     """MBR, on an image file."""
     yield from _kill_add(rig, "mbr", is_device=False)
@@ -69,7 +69,7 @@ def _remove(folder: Path, names: list[str]) -> None:
         (folder / name).unlink()
 
 
-@cell("undo", "kill -9", points=60, short=2)
+@cell("undo", "kill -9", points=40, short=2)
 def kill_undo(rig: Rig) -> Iterator[Trial]:
     """A second undo does what the first could not end."""
     recovery = make_recovery_rig(rig.work_dir)

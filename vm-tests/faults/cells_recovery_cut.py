@@ -32,7 +32,7 @@ def cut_add(rig: Rig) -> Iterator[Trial]:
     yield from _judge_states(rig, recovery, log, recovery.before, undo)
 
 
-@cell("recovery add", "power cut, MBR on USB", points=60, short=0)
+@cell("recovery add", "power cut, MBR on USB", points=24, short=0)
 def cut_add_mbr(rig: Rig) -> Iterator[Trial]:
     """The same with an MBR and a boot store on NTFS."""
     recovery = make_recovery_rig(rig.work_dir, kind="mbr", source_dir=rig.out_dir)
@@ -41,7 +41,7 @@ def cut_add_mbr(rig: Rig) -> Iterator[Trial]:
     yield from _judge_states(rig, recovery, log, recovery.before, undo)
 
 
-@cell("undo", "power cut", points=100, short=0)
+@cell("undo", "power cut", points=40, short=0)
 def cut_undo(rig: Rig) -> Iterator[Trial]:
     """The power goes during ``undo``: the next one ends it."""
     recovery = make_recovery_rig(rig.work_dir, source_dir=rig.out_dir)

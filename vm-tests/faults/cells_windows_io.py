@@ -13,6 +13,7 @@ from pathlib import Path
 
 from guest import Guest, run_in_guest
 
+from faults.cells_create_unplug import MOUNT_HOLDER, fill_holder, pull
 from faults.commands import in_groups
 from faults.disk import Failing, Faults, FaultyDisk
 from faults.kill import Killed
@@ -168,6 +169,43 @@ def install_unplugged(rig: Rig) -> Iterator[Trial]:
     for percent, ran, at in _pulled(rig, windows.used, disk, words):
         verdict, said = windows.judge(disk)
         yield _weigh(f"at {percent} %", ran, verdict, f"after {at} bytes: {said}")
+
+
+@cell("install", "the source's stick is unplugged", points=3, short=0)
+def unplug_source(rig: Rig) -> Iterator[Trial]:
+    """The WIM lies on another USB stick's file system."""
+    windows = make_windows_rig(rig.work_dir, source_dir=rig.out_dir.resolve())
+    holder = rig.work_dir / "holder.img"
+    options = " ".join(map(str, windows.options))
+    for number, percent in enumerate((10, 50, 90)[: rig.count]):
+        with holder.open("wb") as file:
+            file.truncate(128 * MIB)
+        file_system = ("vfat", "ext4")[number % 2]
+        fill_holder(holder, windows.wim, file_system)
+        disk = copy_sparse(windows.used, rig.work_dir / "disk.img")
+        folder = rig.out_dir / f"source-at-{percent}"
+        size = sum(_data_sizes(windows)) * percent // 100
+        with (
+            FaultyDisk(disk, Faults(pauses_at_size=size), folder=folder / "disk") as target,
+            FaultyDisk(holder, folder=folder / "holder") as source,
+        ):
+            disks = [
+                target.attach(Bus.USB, serial="BAD0"),
+                source.attach(Bus.USB, serial="HOLDER"),
+            ]
+            install = f"install /mnt/source.iso:1 /dev/$stick {options} --erase --confirm BAD0"
+            script = f"{MOUNT_HOLDER}\nmm install {install}\n"
+            pull(folder, script, disks, target, 1, memory_size=2048 * MIB)
+        texts = [(folder / f"install.{ending}").read_text() for ending in ("code", "json", "err")]
+        ran = Killed(int(texts[0]), texts[1], texts[2])
+        verdict, said = windows.judge(disk)
+        point = f"at {percent} %, on {file_system}"
+        trouble = judge_refusal(ran, (3,), ("/mnt/source.iso",)) if ran.exit_code else None
+        if ran.exit_code == 0 and verdict is not Verdict.COMPLETE:
+            verdict = Verdict.FALSE_DONE
+        if trouble is not None and verdict is not Verdict.HALF_VALID:
+            verdict, said = Verdict.WRONG_WORDS, trouble
+        yield Trial(verdict, point, f"{said}; exit {ran.exit_code}: {last_line(ran.output)}")
 
 
 @cell("recovery add", "unplugged", points=4, short=0)
