@@ -41,7 +41,9 @@ _MEANINGS = {
 
 
 def show_matrix(cells: Sequence[tuple[Cell, CellResult | None]], *, date: str, seed: str) -> str:
-    """The whole page; a cell without a result was not run."""
+    """The whole page, verb by verb; a cell without a result was not run."""
+    verbs = list(dict.fromkeys(chosen.verb for chosen, _ in cells))
+    cells = sorted(cells, key=lambda pair: verbs.index(pair[0].verb))
     results = [result for _, result in cells if result is not None]
     commits = Counter(result.commit for result in results)
     left_out = len(cells) - len(results)
