@@ -230,10 +230,7 @@ def _check_holder(*kinds: HolderKind, what: str) -> Check:
 
 
 def _check_fixed_disk(disk: Disk, context: GuardContext) -> str | None:
-    is_portable = (
-        disk.is_removable or disk.is_memory_card or disk.bus == "usb" or disk.kind == "loop"
-    )
-    if is_portable or disk.kind != "disk" or context.allow_fixed_disk:
+    if disk.is_portable or disk.kind != "disk" or context.allow_fixed_disk:
         return None
     return f"it is a fixed disk ({disk.bus}, not removable)"
 
