@@ -64,7 +64,7 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
             state = compare_with_undo(undo, disk)
             restored_size = 0
             if not args.dry_run:
-                is_refused = state.foreign_sectors and not args.force
+                is_refused = bool(state.foreign_sectors) and not args.force
                 if (state.new_sectors or state.foreign_sectors) and not is_refused:
                     release(target, disk, args.confirm, output)
                 with working(output) as work:
@@ -91,7 +91,8 @@ def run(args: argparse.Namespace, output: Output) -> ExitCode:
     )
     if args.dry_run:
         output.result(f"{target}: {counts}; nothing was written")
-        return ExitCode.TARGET_REFUSED if state.foreign_sectors else ExitCode.DONE
+        is_refused = bool(state.foreign_sectors) and not args.force
+        return ExitCode.TARGET_REFUSED if is_refused else ExitCode.DONE
     if restored_size == 0:
         output.result(f"{target}: is as it was before already")
     else:

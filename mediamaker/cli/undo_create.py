@@ -75,7 +75,8 @@ def undo_create(args: argparse.Namespace, output: Output) -> ExitCode:
             f"blank, {state.old_sectors} as before, {state.foreign_sectors} neither"
         )
         output.result("\n".join([*lines, counts, "nothing was written"]))
-        return ExitCode.TARGET_REFUSED if state.foreign_sectors else ExitCode.DONE
+        is_refused = bool(state.foreign_sectors) and not args.force
+        return ExitCode.TARGET_REFUSED if is_refused else ExitCode.DONE
     if restored_size:
         words = f"{format_size(restored_size)} were put back; see above what is not recoverable"
     else:

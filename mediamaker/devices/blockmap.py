@@ -133,7 +133,7 @@ class BlockMap:
             device = status.st_rdev if stat.S_ISBLK(status.st_mode) else status.st_dev
             name = self.find_number(f"{os.major(device)}:{os.minor(device)}")
             found.update([name] if name else [])
-        mount = self._mount_of_path(path)
+        mount = self.mount_of_path(path)
         if mount is not None and mount not in visited:
             visited.add(mount)
             found |= self.devices_of_mount(mount)
@@ -150,7 +150,7 @@ class BlockMap:
                 found |= self._devices_of_path(Path(layer), visited={mount})
         return frozenset(found)
 
-    def _mount_of_path(self, path: Path) -> Mount | None:
+    def mount_of_path(self, path: Path) -> Mount | None:
         """The mount of ours that holds ``path``: the deepest, and of equals the latest."""
         pure = PurePosixPath(path)
         best: Mount | None = None

@@ -104,13 +104,20 @@ def _devices_written_by(directory: Path, block_map: BlockMap) -> Iterator[str]:
         # Only names are asked first: stat of a file on a dead network share would hang. A node
         # that another namespace has elsewhere is still called as the kernel calls the device.
         name = shown.removesuffix(" (deleted)")
-        # In /dev/shm may be anything (seen: a FUSE file whose server had been stopped).
-        is_in_dev = name.startswith("/dev/") and not name.startswith("/dev/shm/")  # noqa: S108
+        is_in_dev = name.startswith("/dev/") and not _may_hang(name, block_map)
         if not (is_in_dev or name.rpartition("/")[2] in block_map.nodes):
             continue
         device = _find_device(directory / "fd" / number, name, block_map)
         if device is not None and _is_for_writing(directory / "fdinfo" / number):
             yield device
+
+
+def _may_hang(name: str, block_map: BlockMap) -> bool:
+    """Whether a server has to answer for it, which may be stopped; /dev/shm is anybody's."""
+    if not name.startswith("/dev/shm/"):  # noqa: S108
+        return False
+    mount = block_map.mount_of_path(Path(name))
+    return mount is not None and mount.filesystem.startswith("fuse")
 
 
 def _find_device(descriptor: Path, name: str, block_map: BlockMap) -> str | None:

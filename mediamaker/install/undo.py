@@ -13,7 +13,7 @@ The file, complete and flushed before the first change:
 
 The last part tells, for any state that a power cut can leave, whether each sector is old or new;
 where one is neither, something else wrote there since (a started Windows), or it is another disk,
-and going back would do harm: that is refused.
+and going back would do harm: that is refused, unless it is forced.
 """
 
 from __future__ import annotations

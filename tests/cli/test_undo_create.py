@@ -266,6 +266,8 @@ def test_forced_over_tables_that_a_bad_disk_changed(run, tree, device, used_disk
     code, event = undo(run, device)
     assert code == 4
     assert "--force" in event["hint"]
+    assert undo(run, device, "--dry-run")[0] == 4
+    assert undo(run, device, "--dry-run", "--force")[0] == 0
     code, event = undo(run, device, "--force")
     assert code == 0
     assert table_of(device) == table_of(used_disk)
