@@ -4,6 +4,7 @@
 import json
 import secrets
 import shutil
+import time
 from pathlib import Path
 
 import psutil
@@ -11,7 +12,7 @@ import pytest
 
 from mediamaker.sources.bootcode import load_accel_probe
 from mediamaker.vm.accel import Accelerator, Choice
-from mediamaker.vm.accel_probe import QEMU, find_accelerator, run_probe
+from mediamaker.vm.accel_probe import PROBE_TIMEOUT, QEMU, find_accelerator, run_probe
 from mediamaker.vm.disk import Disk
 from mediamaker.vm.firmware import Firmware
 from mediamaker.vm.machine import Machine
@@ -79,6 +80,19 @@ def test_kvm_is_taken_where_it_runs_the_boot_sector(tmp_path):
     assert choice.accelerator is Accelerator.KVM
     assert "KVM ran our boot sector in" in choice.words
     assert find_accelerator(str(program), folder=tmp_path, node=OPENS, timeout=300) == choice
+
+
+def test_kvm_that_crawls_is_not_taken(tmp_path):
+    """A QEMU that goes instruction by instruction, as KVM does on some hosts: 37 s there."""
+    program = tmp_path / "bin" / QEMU
+    program.parent.mkdir()
+    slowly = "-singlestep -d nochain -D /dev/null"
+    program.write_text(f'#!/bin/bash\nexec {PROGRAM} {slowly} "${{@/#%kvm/tcg}}"\n')
+    program.chmod(0o755)
+    started_at = time.monotonic()
+    choice = find_accelerator(str(program), folder=tmp_path, node=OPENS)
+    assert time.monotonic() - started_at >= PROBE_TIMEOUT  # it did not end by itself
+    assert choice == Choice(Accelerator.TCG, "KVM did not run our boot sector within 4 s")
 
 
 def test_the_answer_is_remembered_for_this_host_and_this_qemu(tmp_path):
