@@ -49,12 +49,14 @@ class Disk:
     """One disk of a machine; the bytes at ``path`` are the disk, whatever they look like.
 
     With a ``server``, what that gives is the disk, and ``path`` only what it is called.
+    ``physical_sector_size`` (bytes) is None for that of the logical ones; 4096 over 512 is "512e".
     """
 
     path: Path
     bus: Bus = Bus.USB
     snapshot: bool = True
     logical_sector_size: int = 512
+    physical_sector_size: int | None = None
     serial: str | None = None
     server: DiskServer | None = None
 
@@ -133,9 +135,10 @@ def pack_arguments(opened: OpenDisk, index: int) -> list[str]:
     if disk.bus is not Bus.SD:
         # From 1: QEMU itself gives 0 to a kernel that is named with -kernel.
         common.append(f"bootindex={index + 1}")
-        if disk.logical_sector_size != 512:
+        if _has_other_sectors(disk):
+            physical_size = disk.physical_sector_size or disk.logical_sector_size
             common.append(f"logical_block_size={disk.logical_sector_size}")
-            common.append(f"physical_block_size={disk.logical_sector_size}")
+            common.append(f"physical_block_size={physical_size}")
         common.append(_pack_serial(disk, index))
     return [
         *files,
@@ -143,6 +146,10 @@ def pack_arguments(opened: OpenDisk, index: int) -> list[str]:
         ",".join(drive),
         *_pack_devices(disk, index, ",".join(common)),
     ]
+
+
+def _has_other_sectors(disk: Disk) -> bool:
+    return disk.logical_sector_size != 512 or disk.physical_sector_size is not None
 
 
 def device_id(index: int) -> str:
@@ -177,7 +184,7 @@ def _pack_devices(disk: Disk, index: int, common: str) -> list[str]:
     controller_id = f"bus{index}"
     named = f"{common},id={device_id(index)}"
     match disk.bus:
-        case Bus.USB if disk.logical_sector_size != 512:
+        case Bus.USB if _has_other_sectors(disk):
             # What usb-storage is told of sectors it does not tell its disk (seen with QEMU 7.2:
             # the guest finds 512 bytes), so here is the stick's bridge and the disk behind it.
             return [

@@ -17,6 +17,7 @@ from faults import (  # noqa: F401
     cells_recovery_more,
     cells_replaced,
     cells_short,
+    cells_sizes,
     cells_wim,
     cells_wim_cut,
     cells_wim_io,

@@ -79,11 +79,15 @@ class RecoveryRig:
 
 
 def make_recovery_rig(
-    folder: Path, *, kind: str = "gpt", source_dir: Path | None = None
+    folder: Path,
+    *,
+    kind: str = "gpt",
+    source_dir: Path | None = None,
+    windows_size: int = 96 * MIB,
 ) -> RecoveryRig:
     """Make the disk in ``folder``, and the Winre.wim in ``source_dir``, if a guest needs it."""
     make = make_gpt_disk if kind == "gpt" else make_mbr_disk
-    disk = make(folder, windows_size=96 * MIB, filler_size=12 * MIB)
+    disk = make(folder, windows_size=windows_size, filler_size=12 * MIB)
     before = folder / f"before-{kind}.img"
     disk.path.rename(before)
     # The filler is noise; what is free is a hole.
