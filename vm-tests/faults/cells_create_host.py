@@ -239,7 +239,7 @@ def two_runs_to_file(rig: Rig) -> Iterator[Trial]:
 _SIZES = {
     # what is made odd of a size of so many MiB
     "512-byte sectors, whole MiB": (512, 96 * MIB),
-    "512e of a cylinder": (512, 255 * 63 * 512 * 13),
+    "whole cylinders of 255 x 63": (512, 255 * 63 * 512 * 13),
     "one sector more": (512, 96 * MIB + 512),
     "one sector less": (512, 96 * MIB - 512),
     "a prime number of sectors": (512, 196_613 * 512),
