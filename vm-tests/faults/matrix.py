@@ -46,6 +46,8 @@ class Verdict(StrEnum):
     """Refused before anything was written, with the documented exit code."""
     NAMED = "named"
     """The fault is on the medium, and the command found it and called it by its name."""
+    UNKNOWABLE = "not to be known"
+    """Of disks that lie only: called done and not there; what was there before is whole."""
     HALF_VALID = "HALF VALID"
     """Looks like something it is not: must not be."""
     FALSE_DONE = "FALSE DONE"
@@ -135,10 +137,18 @@ class CellResult:
         return Counter(trial.verdict for trial in self.trials)
 
     @property
+    def trouble(self) -> str | None:
+        """Why it was not run to its end; None where it was."""
+        if self.error is not None:
+            return self.error.strip().rpartition("\n")[2]
+        if len(self.trials) < self.wanted:
+            return f"ended early, after {len(self.trials)} of {self.wanted} trials"
+        return None
+
+    @property
     def is_good(self) -> bool:
         """All trials were made, and none went wrong."""
-        is_complete = self.error is None and len(self.trials) >= self.wanted
-        return is_complete and not any(trial.verdict in BAD for trial in self.trials)
+        return self.trouble is None and not any(trial.verdict in BAD for trial in self.trials)
 
     def to_json(self) -> dict[str, Any]:
         """As ``result.json`` has it."""
@@ -183,7 +193,7 @@ def run_cell(
     try:
         for trial in chosen.run(rig):
             result.trials.append(trial)
-    except Exception:  # noqa: BLE001 - a cell that breaks is a result
+    except (Exception, SystemExit):  # noqa: BLE001 - a cell that breaks is a result
         result.error = traceback.format_exc()
     result.seconds = time.monotonic() - began
     (out_dir / "result.json").write_text(json.dumps(result.to_json(), indent=1) + "\n")

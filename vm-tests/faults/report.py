@@ -33,6 +33,10 @@ _MEANINGS = {
     Verdict.RESUMED: "ended early; gone on with, it is equal to a run that was not interrupted",
     Verdict.REFUSED: "refused before anything was written, with the documented exit code",
     Verdict.NAMED: "the fault is on the medium, was found, and was called by its name",
+    Verdict.UNKNOWABLE: (
+        "the disk lied; what was called done is not there, what was there before is whole; no read "
+        "can tell while the power is on"
+    ),
     Verdict.HALF_VALID: "looks like something that it is not: must not be",
     Verdict.FALSE_DONE: "called done, and is not: must not be",
     Verdict.LOST: "what was to be kept is gone: must not be",
@@ -46,14 +50,17 @@ def show_matrix(cells: Sequence[tuple[Cell, CellResult | None]], *, date: str, s
     cells = sorted(cells, key=lambda pair: verbs.index(pair[0].verb))
     results = [result for _, result in cells if result is not None]
     commits = Counter(result.commit for result in results)
-    left_out = len(cells) - len(results)
+    missing = sum(_count_missing(chosen, result) for chosen, result in cells)
+    left_out = f"; {missing} trials are missing" if missing else ""
+    if len(results) < len(cells):
+        left_out += f"; {len(cells) - len(results)} cells were not run"
     trials = [trial for result in results for trial in result.trials]
     bad_count = sum(trial.verdict in BAD for trial in trials)
-    bad_count += sum(result.error is not None for result in results)
+    bad_count += sum(result.trouble is not None for result in results)
     head = _HEAD.format(
         date=date,
         commits=", ".join(f"commit `{commit}` ({n} cells)" for commit, n in commits.items()),
-        left_out=f"; {left_out} cells were not run" if left_out else "",
+        left_out=left_out,
         seed=seed,
         trial_count=len(trials),
         cell_count=len(results),
@@ -72,15 +79,20 @@ def show_matrix(cells: Sequence[tuple[Cell, CellResult | None]], *, date: str, s
         counts = result.counts
         good = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v] and v not in BAD)
         bad = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v] and v in BAD)
-        if result.error is not None:
+        if result.trouble is not None:
             bad = f"{bad}, not run to its end" if bad else "not run to its end"
-        missing = result.wanted - len(result.trials)
-        count = f"{len(result.trials)}" + (f" of {result.wanted}" if missing > 0 else "")
+        is_short = _count_missing(chosen, result) > 0
+        count = f"{len(result.trials)}" + (f" of {chosen.points}" if is_short else "")
         lines.append(
             f"| {result.verb} | {result.fault} | {count} | {good} | {bad or '0'} "
             f"| {result.seconds:.0f} |"
         )
     return head + "\n".join(lines) + "\n" + _show_troubles(results)
+
+
+def _count_missing(chosen: Cell, result: CellResult | None) -> int:
+    """Of the trials that the whole matrix has there."""
+    return max(0, chosen.points - (len(result.trials) if result else 0))
 
 
 def _show_troubles(results: Sequence[CellResult]) -> str:
@@ -91,6 +103,6 @@ def _show_troubles(results: Sequence[CellResult]) -> str:
             for trial in result.trials
             if trial.verdict in BAD
         ]
-        if result.error is not None:
-            lines.append(f"- {result.verb}, {result.fault}: {result.error.splitlines()[-1]}")
+        if result.trouble is not None:
+            lines.append(f"- {result.verb}, {result.fault}: {result.trouble}")
     return "\n## What went wrong\n\n" + "\n".join(lines) + "\n" if lines else ""

@@ -2,8 +2,9 @@
 """``make faults``: run the matrix, cells side by side, and write the table.
 
 Results of cells stay in ``out/faults/CELL/result.json``; ``--keep`` runs only those that have
-none yet or are not good, so that a long run can be ended and gone on with. The page has every
-cell: those that were not run, now or before, are called so.
+none yet or are not good, so that a long run can be ended and gone on with. Those of another seed
+or another number of trials are none. The page has every cell: those that were not run with its
+seed, now or before, are called so.
 """
 
 from __future__ import annotations
@@ -71,11 +72,13 @@ def main() -> int:
             counts = ", ".join(f"{count} {verdict}" for verdict, count in result.counts.items())
             word = "good" if result.is_good else "BAD"
             print(f"{word:4} {CELLS[number].name}: {counts} ({result.seconds:.0f} s)", flush=True)
-            if result.error:
-                print(result.error, flush=True)
+            if result.trouble:
+                print(result.error or result.trouble, flush=True)
     ordered = [results[number] for number in numbers]
     if args.page is not None:
-        known = [(chosen, results.get(n) or _read_result(n)) for n, chosen in enumerate(CELLS)]
+        known = [
+            (chosen, results.get(n) or _read_result(n, args.seed)) for n, chosen in enumerate(CELLS)
+        ]
         args.page.write_text(show_matrix(known, date=_today(), seed=args.seed))
     return 0 if ordered and all(result.is_good for result in ordered) else 1
 
@@ -107,19 +110,20 @@ def _run(number: int, seed: str, *, commit: str, is_short: bool) -> dict[str, ob
 
 
 def _read_kept(number: int, args: argparse.Namespace) -> CellResult | None:
-    kept = _read_result(number)
+    kept = _read_result(number, args.seed)
     count = CELLS[number].short if args.short else CELLS[number].points
-    is_it = kept is not None and kept.is_good and kept.seed == args.seed and kept.wanted >= count
+    is_it = kept is not None and kept.is_good and kept.wanted == count
     return kept if is_it else None
 
 
-def _read_result(number: int) -> CellResult | None:
+def _read_result(number: int, seed: str) -> CellResult | None:
     """Good or bad."""
     try:
         data = json.loads((OUT / CELLS[number].name / "result.json").read_text())
-    except FileNotFoundError:
+        found = CellResult.from_json(data)
+    except (FileNotFoundError, ValueError, KeyError):
         return None
-    return CellResult.from_json(data)
+    return found if found.seed == seed else None
 
 
 def _today() -> str:
