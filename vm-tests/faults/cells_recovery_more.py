@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,9 +11,9 @@ from faults.cells_install_more import ways_to_alter
 from faults.kill import Killed, count_calls, run_disturbed, run_meddled
 from faults.matrix import Rig, Trial, Verdict, cell
 from faults.outcomes import judge_refusal, last_line, run_plain, small_folder
-from faults.recovery_rig import make_recovery_rig
-from faults.windows_rig import copy_sparse, is_same, loop_device, partitions_of, run
-from mediamaker.units import KIB, MIB
+from faults.recovery_rig import make_recovery_rig, winre_of
+from faults.windows_rig import copy_sparse, is_same, loop_device, run
+from mediamaker.units import KIB
 
 
 @cell("recovery add", "no space for the undo file", points=12, short=1)
@@ -56,28 +55,13 @@ def source_altered(rig: Rig) -> Iterator[Trial]:
         what, meddle = ways_to_alter(rig, recovery.winre)[index % 3]
         ran = run_disturbed(recovery.add_words(disk, undo), number, rig.work_dir, meddle)
         run("cp", kept, recovery.winre)
-        is_whole = ran.exit_code != 0 or _winre_of(rig, disk) == kept.read_bytes()
+        is_whole = ran.exit_code != 0 or winre_of(disk) == kept.read_bytes()
         verdict, said = recovery.judge(disk, undo, is_done=ran.exit_code == 0)
         if not is_whole:
             verdict, said = Verdict.FALSE_DONE, "another Winre.wim is on the disk"
         elif ran.exit_code and (trouble := judge_refusal(ran, (3, 4), (recovery.winre.name,))):
             verdict, said = Verdict.WRONG_WORDS, trouble
         yield Trial(verdict, f"{what} at call {number}", f"{said}; {last_line(ran.output)}")
-
-
-def _winre_of(rig: Rig, disk: Path) -> bytes:
-    """By ntfscat, out of the partition that was made."""
-    (place,) = [p for p in partitions_of(disk) if p[1] == 32 * MIB]
-    start, size = place
-    volume = rig.work_dir / "recovery.ntfs"
-    with disk.open("rb") as file:
-        file.seek(start)
-        volume.write_bytes(file.read(size))
-    done = subprocess.run(
-        ["ntfscat", "--force", volume, "/Recovery/WindowsRE/Winre.wim"],
-        capture_output=True, check=True,
-    )  # fmt: skip
-    return done.stdout
 
 
 @cell("recovery add", "two runs at once", points=12, short=0)

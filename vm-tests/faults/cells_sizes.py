@@ -7,7 +7,6 @@ disk, and its partitions must lie on its own sectors. Nothing but a guest has su
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from faults.kill import Killed
 from faults.matrix import Rig, Trial, Verdict, cell
 from faults.media_rig import make_media_rig
 from faults.outcomes import last_line, run_plain
-from faults.recovery_rig import RecoveryRig, make_recovery_rig
+from faults.recovery_rig import make_recovery_rig
 from faults.windows_rig import (
     WindowsRig,
     copy_sparse,
@@ -44,6 +43,8 @@ _WINDOWS_SIZES = {
     "a prime number of sectors": 196_613 * 512,
     "seven sectors more": 96 * MIB + 7 * 512,
 }
+_SECTORS_MORE = 1237
+"""At the disk's end: their number is odd, too."""
 
 
 @cell("install", "odd sizes", points=8, short=1)
@@ -78,8 +79,9 @@ def odd_recovery(rig: Rig) -> Iterator[Trial]:
     for number, (name, kind) in enumerate(rig.rng.sample(cases, len(cases))[: rig.count]):
         folder = rig.work_dir / f"{number}"
         folder.mkdir()
-        recovery = make_recovery_rig(folder, kind=kind, windows_size=_WINDOWS_SIZES[name])
-        recovery = _with_odd_end(recovery, kind)
+        recovery = make_recovery_rig(
+            folder, kind=kind, windows_size=_WINDOWS_SIZES[name], sectors_more=_SECTORS_MORE
+        )
         disk, undo = folder / f"disk-{kind}.img", folder / "undo"
         copy_sparse(recovery.before, disk)
         ran = run_plain(recovery.add_words(disk, undo))
@@ -166,16 +168,6 @@ def _run_on_512e(script: str, images: Sequence[Path], folder: Path) -> None:
     ]
     state = f"export XDG_STATE_HOME={folder.resolve()}/state\n"
     guest(facts + state + script, disks, folder, memory_size=2048 * MIB)
-
-
-def _with_odd_end(recovery: RecoveryRig, kind: str) -> RecoveryRig:
-    """The same disk, with some sectors more at its end: their number is odd, too."""
-    odd = recovery.before
-    with odd.open("r+b") as file:
-        file.truncate(odd.stat().st_size + 1237 * 512)
-    if kind == "gpt":
-        run("sgdisk", "--move-second-header", odd)
-    return dataclasses.replace(recovery, before=odd)
 
 
 def _only_complete(ran: Killed, point: str, verdict: Verdict, said: str) -> Trial:

@@ -3,33 +3,57 @@
 
 Foreign tools made the disk (``tests/install/windows_disk_rig.py``). Whatever a fault leaves,
 ``undo`` with the file that the command named gives back every byte: all of them are compared.
+
+Complete is what equals a run to the end, which foreign tools judged. Two such runs tell which
+8-byte words may differ: the times that ntfs-3g gives to records, and that of a FAT entry.
 """
 
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from faults.matrix import Verdict
+from faults.media_rig import is_equal
 from faults.outcomes import last_line
-from faults.windows_rig import is_same, mediamaker, run, run_any
+from faults.windows_rig import (
+    copy_sparse,
+    differences,
+    is_same,
+    mediamaker,
+    partitions_of,
+    run,
+    run_any,
+)
 from mediamaker.units import MIB
 from tests.install.windows_disk_rig import make_gpt_disk, make_mbr_disk, make_winre
+
+RECOVERY_SIZE = 32 * MIB
+_CLOCK_WORDS_MAX = 150
+_FAT_TIME_STEP_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveryRig:
-    """``before`` is the disk without a recovery partition."""
+    """``before`` is the disk without a recovery partition, ``expected`` the one with it.
+
+    ``clock_words`` are what may differ from ``expected``.
+    """
 
     before: Path
     winre: Path
     work_dir: Path
+    expected: Path
+    clock_words: frozenset[int]
 
     @property
     def options(self) -> tuple[object, ...]:
         """Of ``recovery add``, but for the target, its release and the undo file."""
-        return ("--winre", self.winre, "--size", "32MiB", "--seed", "fault", "--json")
+        return ("--winre", self.winre, "--size", RECOVERY_SIZE, "--seed", "fault", "--json")
 
     @property
     def scratch(self) -> Path:
@@ -51,7 +75,7 @@ class RecoveryRig:
         is_untouched = is_same(disk, self.before)
         is_complete = not is_untouched and self._is_complete(disk)
         if is_done and not is_complete:
-            return Verdict.FALSE_DONE, "called done, but `recovery check` or sgdisk say no"
+            return Verdict.FALSE_DONE, "called done, and differs from a run to the end"
         if not undo.exists():
             if is_untouched:
                 return Verdict.AS_BEFORE, "not a byte is changed, and there is no undo file"
@@ -69,13 +93,7 @@ class RecoveryRig:
         return Verdict.PUT_BACK, "changed in part; undo gave back every byte"
 
     def _is_complete(self, disk: Path) -> bool:
-        words = mediamaker("recovery", "check", disk, "--json")
-        check = subprocess.run(words, capture_output=True, text=True, check=False)
-        if check.returncode:
-            return False
-        if "gpt" in disk.name:
-            return "No problems found" in run("sgdisk", "-v", disk)
-        return run_any("sfdisk", "--verify", disk).returncode == 0
+        return is_same(disk, self.expected, self.clock_words)
 
 
 def make_recovery_rig(
@@ -84,14 +102,102 @@ def make_recovery_rig(
     kind: str = "gpt",
     source_dir: Path | None = None,
     windows_size: int = 96 * MIB,
+    sectors_more: int = 0,
 ) -> RecoveryRig:
-    """Make the disk in ``folder``, and the Winre.wim in ``source_dir``, if a guest needs it."""
+    """Make the disk in ``folder``, and the Winre.wim in ``source_dir``, if a guest needs it.
+
+    ``sectors_more`` are at the disk's end.
+    """
     make = make_gpt_disk if kind == "gpt" else make_mbr_disk
     disk = make(folder, windows_size=windows_size, filler_size=12 * MIB)
     before = folder / f"before-{kind}.img"
     disk.path.rename(before)
+    if sectors_more:
+        with before.open("r+b") as file:
+            file.truncate(before.stat().st_size + sectors_more * 512)
+        if kind == "gpt":
+            run("sgdisk", "--move-second-header", before)
     # The filler is noise; what is free is a hole.
     run("fallocate", "--dig-holes", before)
-    rig = RecoveryRig(before, make_winre(source_dir or folder), folder)
+    expected, again = (folder / f"{name}-{kind}.img" for name in ("expected", "again"))
+    winre = make_winre(source_dir or folder)
+    rig = RecoveryRig(before, winre, folder, expected, frozenset())
     rig.scratch.mkdir()
-    return rig
+    for number, path in enumerate((expected, again)):
+        time.sleep(number * _FAT_TIME_STEP_SECONDS)
+        copy_sparse(before, path)
+        undo = folder / "expected.undo"
+        run(*rig.add_words(path, undo))
+        undo.unlink()
+    clock_words = differences(again, expected)
+    again.unlink()
+    if len(clock_words) > _CLOCK_WORDS_MAX:
+        raise RuntimeError(f"two runs differ in {len(clock_words)} words: more than times do")
+    if troubles := list(_find_troubles(rig)):
+        raise RuntimeError(f"a run to the end is not complete: {'; '.join(troubles)}")
+    return replace(rig, clock_words=frozenset(clock_words))
+
+
+def winre_of(disk: Path) -> bytes:
+    """By ntfscat, out of the partition that was made."""
+    (place,) = [place for place in partitions_of(disk) if place[1] == RECOVERY_SIZE]
+    with _volume(disk, *place) as volume:
+        done = subprocess.run(
+            ["ntfscat", "--force", volume, "/Recovery/WindowsRE/Winre.wim"],
+            capture_output=True, check=True,
+        )  # fmt: skip
+    return done.stdout
+
+
+# What others say of the disk that all are compared with
+
+
+def _find_troubles(rig: RecoveryRig) -> Iterator[str]:
+    disk = rig.expected
+    check = run_any(*mediamaker("recovery", "check", disk, "--json"))
+    if check.returncode:
+        yield f"recovery check: {last_line(check.stdout)}"
+    if "gpt" not in disk.name:
+        table = run_any("sfdisk", "--verify", disk)
+        if table.returncode:
+            yield table.stdout + table.stderr
+    elif "No problems found" not in (said := run("sgdisk", "--verify", disk)):
+        yield said
+    if winre_of(disk) != rig.winre.read_bytes():
+        yield "another Winre.wim is on the disk"
+    old, new = (dict(partitions_of(path)) for path in (rig.before, disk))
+    windows = max(old, key=lambda start: old[start])
+    system = min(old)
+    for start, size in old.items():
+        if start not in {windows, system} and not is_equal(disk, rig.before, start, size):
+            yield f"the partition at {start:#x} is not as before"
+    with (
+        _mounted(rig, "old", rig.before, windows, old[windows]) as left,
+        _mounted(rig, "new", disk, windows, new[windows]) as right,
+    ):
+        done = run_any("diff", "--recursive", "--brief", left, right)
+    lines = (done.stdout + done.stderr).splitlines()
+    yield from (line for line in lines if "/Recovery/ReAgent.xml " not in line)
+
+
+@contextmanager
+def _volume(disk: Path, start: int, size: int) -> Iterator[Path]:
+    words = ("--find", "--show", "--read-only", "--offset", start, "--sizelimit", size, disk)
+    device = Path(run("losetup", *words).strip())
+    try:
+        yield device
+    finally:
+        run("losetup", "--detach", device)
+
+
+@contextmanager
+def _mounted(rig: RecoveryRig, name: str, disk: Path, start: int, size: int) -> Iterator[Path]:
+    place = rig.work_dir / name
+    place.mkdir()
+    with _volume(disk, start, size) as volume:
+        run("ntfs-3g", "-o", "ro", volume, place)
+        try:
+            yield place
+        finally:
+            run("umount", place)
+    place.rmdir()
