@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from faults.commands import mediamaker, run, run_json, state_environment
+from faults.kill import has_said
 from faults.matrix import Rig, Trial, Verdict, cell
 from faults.media_rig import MediaRig, is_equal, loop_device, make_media_rig, read_table
 from mediamaker.units import MIB
@@ -39,40 +40,46 @@ class Killer:
         self._seconds = time.monotonic() - began
         if done.returncode:
             raise RuntimeError(f"without a kill it ended with {done.returncode}: {done.stdout}")
-        self._counts = Counter(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE))
+        counts = Counter(re.findall(r"^\d+ +(\w+)\(", log.read_text(), re.MULTILINE))
+        self._counts = sorted(counts.items())
+        self._left = {call: list(range(1, count + 1)) for call, count in self._counts}
 
-    def kill(self, rng: random.Random, reset: Callable[[], object]) -> str:
-        """Run it, each time from what ``reset`` makes, until it is killed; says where that was."""
+    def kill(self, rng: random.Random, reset: Callable[[], object]) -> tuple[str, bool]:
+        """Run it, each time from what ``reset`` makes, until it is killed.
+
+        Says where that was, at no call twice, and whether it had called itself done.
+        """
         while True:
             reset()
-            if rng.random() < 0.25:
+            calls = [(call, count) for call, count in self._counts if self._left[call]]
+            if not calls or rng.random() < 0.25:
                 seconds = rng.uniform(0.1, 1) * self._seconds
-                point = f"after {seconds:.2f} s"
-                code = self._kill_after(seconds)
+                point = f"after {seconds:.4f} s"
+                done = self._kill_after(seconds)
             else:
                 # Not by count alone: there are few of those that matter most.
-                calls = sorted(self._counts.items())
                 weights = [count**0.5 for _, count in calls]
                 ((call, count),) = rng.choices(calls, weights)
-                number = rng.randrange(1, count + 1)
+                number = self._left[call].pop(rng.randrange(len(self._left[call])))
                 point = f"at {call} {number} of {count}"
                 inject = ["-e", f"inject={call}:signal=KILL:when={number}"]
-                words = [*self._strace, *inject, "-o", "/dev/null", *self._command]
-                code = self._run(words).returncode
-            if code == -signal.SIGKILL:
-                return point
-            if code:
-                raise RuntimeError(f"{point}: ended with {code} and not by SIGKILL")
+                done = self._run([*self._strace, *inject, "-o", "/dev/null", *self._command])
+            if done.returncode == -signal.SIGKILL:
+                return point, has_said(done.stdout, "create")
+            if done.returncode:
+                raise RuntimeError(f"{point}: ended with {done.returncode} and not by SIGKILL")
 
-    def _kill_after(self, seconds: float) -> int:
+    def _kill_after(self, seconds: float) -> subprocess.CompletedProcess[str]:
         with subprocess.Popen(
-            self._command, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
+            self._command, env=self._env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:  # fmt: skip
             try:
-                return process.wait(seconds)
+                said, _ = process.communicate(timeout=seconds)
             except subprocess.TimeoutExpired:
                 process.kill()
-        return process.returncode
+                said, _ = process.communicate()
+        return subprocess.CompletedProcess(self._command, process.returncode, said)
 
     def _run(self, words: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(words, env=self._env, capture_output=True, text=True, check=False)
@@ -86,7 +93,7 @@ def kill_onto_device(rig: Rig) -> Iterator[Trial]:
     media = make_media_rig(rig.work_dir / "rig", filler_size=sizes[0], disk_size=sizes[1])
     stick, state = media.copy_used(rig.work_dir / "stick.img"), rig.work_dir / "state"
     with loop_device(stick) as device:
-        command = mediamaker(*media.create_words(device, "--confirm", device.name))
+        command = mediamaker(*media.create_words(device, "--confirm", device.name, "--json"))
         killer = Killer(command, device, state, rig.work_dir / "strace.log")
 
         def reset() -> None:
@@ -95,10 +102,12 @@ def kill_onto_device(rig: Rig) -> Iterator[Trial]:
             run("blockdev", "--flushbufs", device)
 
         for number in range(rig.count):
-            point = killer.kill(rig.rng, reset)
+            point, is_done = killer.kill(rig.rng, reset)
             run("blockdev", "--flushbufs", device)
             verdict, words = media.judge(stick)
-            if verdict is Verdict.HALF_VALID or number % 3 == 0:
+            if is_done and verdict is not Verdict.COMPLETE:
+                yield Trial(Verdict.FALSE_DONE, point, f"it had called itself done; {words}")
+            elif verdict is Verdict.HALF_VALID or number % 3 == 0:
                 yield Trial(verdict, point, words)
             elif number % 3 == 1:
                 yield _go_on(media, device, stick, state, Trial(verdict, point, words))
@@ -156,10 +165,15 @@ def kill_onto_file(rig: Rig) -> Iterator[Trial]:
         kind = list(kinds)[number % 3]
         if kind not in killers:
             _empty(folder, kind)
-            command = mediamaker(*media.create_words(image, *size, *kinds[kind]))
+            command = mediamaker(*media.create_words(image, *size, *kinds[kind], "--json"))
             killers[kind] = Killer(command, None, state, rig.work_dir / "strace.log")
-        point = f"{kind}, {killers[kind].kill(rig.rng, partial(_empty, folder, kind))}"
-        yield _judge_images(media, folder, kind, fresh, size, point)
+        where, is_done = killers[kind].kill(rig.rng, partial(_empty, folder, kind))
+        is_there = image.exists() and is_equal(image, fresh)
+        trial = _judge_images(media, folder, kind, fresh, size, f"{kind}, {where}")
+        if is_done and not is_there:
+            words = f"it had called itself done; {trial.verdict}: {trial.words}"
+            trial = Trial(Verdict.FALSE_DONE, trial.point, words)
+        yield trial
 
 
 def _empty(folder: Path, kind: str) -> None:

@@ -21,6 +21,7 @@ from mediamaker.units import MIB
 from mediamaker.vm.disk import Bus
 
 _SERIAL = "CUT1"
+_RUN = "said/create"
 
 
 @cell("create", "power cut", points=120, short=8)
@@ -50,30 +51,24 @@ def cut_create_4kn(rig: Rig) -> Iterator[Trial]:
 
 
 def _cut(rig: Rig, media: MediaRig) -> Iterator[Trial]:
-    recording, before = _record(rig, media)
-    with recording.states(rig.rng, rig.count) as cuts:
+    said = rig.out_dir / "guest" / "said"
+    recording, before = _record(rig, media, said)
+    claim = recording.claimed_at(said / "create.json", "create")
+    with recording.states(rig.rng, rig.count, claims=[claim]) as cuts:
         for cut in cuts:
-            verdict, words = media.judge(before)
-            total = len(recording.requests)
-            if verdict is Verdict.COMPLETE and cut.done_count < total:
-                words += ", though the last flush was not answered"
-            yield Trial(
-                verdict,
-                f"request {cut.done_count} of {total}, "
-                f"{len(cut.kept)} of {cut.unflushed_count} kept",
-                words,
-            )
+            verdict, words = cut.weigh(claim, *media.judge(before))
+            yield Trial(verdict, cut.describe(len(recording.requests)), words)
     (rig.out_dir / "disk" / "writes.log").unlink()
 
 
-def _record(rig: Rig, media: MediaRig) -> tuple[Recording, Path]:
+def _record(rig: Rig, media: MediaRig, watched: Path) -> tuple[Recording, Path]:
     stick, before = media.copy_used(rig.work_dir / "stick.img"), rig.work_dir / "before.img"
     subprocess.run(["cp", "--sparse=always", stick, before], check=True)
-    folder, watched = rig.out_dir / "guest", rig.out_dir / "guest" / "state/mediamaker/journals"
+    folder = rig.out_dir / "guest"
     faults = Faults(is_logging=True, watched_folder=str(watched))
     with FaultyDisk(stick, faults, folder=rig.out_dir / "disk") as disk:
         guest(_script(media, folder), [_attach(disk, media)], folder)
-    ran = read_ran(folder, "create")
+    ran = read_ran(folder, _RUN)
     verdict, seen = media.judge(stick)
     if ran.exit_code or verdict is not Verdict.COMPLETE:
         said = f"{ran.words}{ran.errors}"
@@ -84,7 +79,7 @@ def _record(rig: Rig, media: MediaRig) -> tuple[Recording, Path]:
 
 def _script(media: MediaRig, folder: Path, *more: str) -> str:
     words = media.create_line("/dev/sda", "--confirm", _SERIAL, *more)
-    return f"export XDG_STATE_HOME={folder.resolve()}/state\nmm create {words}\n"
+    return f"export XDG_STATE_HOME={folder.resolve()}/state\nmkdir said\nmm {_RUN} {words}\n"
 
 
 def _attach(disk: FaultyDisk, media: MediaRig):
@@ -95,7 +90,8 @@ def _attach(disk: FaultyDisk, media: MediaRig):
 def cut_then_resume(rig: Rig) -> Iterator[Trial]:
     """Disk and journal as a cut leaves them, in another guest: gone on with."""
     media = make_media_rig(rig.work_dir / "rig", filler_size=110 * MIB, disk_size=192 * MIB)
-    recording, before = _record(rig, media)
+    journals = rig.out_dir / "guest/state/mediamaker/journals"
+    recording, before = _record(rig, media, journals)
     claims = [n for n in range(len(recording.requests)) if _claim(recording.files_at(n)) > 0]
     moments = sorted(rig.rng.sample(claims, max(1, rig.count - 1)))
     if rig.count > 1:  # once before anything is claimed, though a journal is there
@@ -113,7 +109,7 @@ def cut_then_resume(rig: Rig) -> Iterator[Trial]:
         )
         with FaultyDisk(stick, folder=folder / "disk") as disk:
             guest(_script(media, folder, "--resume"), [_attach(disk, media)], folder)
-        ran = read_ran(folder, "create")
+        ran = read_ran(folder, _RUN)
         if left is not Verdict.BLANK:
             yield Trial(left, point, seen)
             continue

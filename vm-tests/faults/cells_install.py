@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from faults.kill import count_calls, draw_points, run_killed
+from faults.kill import Killed, count_calls, draw_points, run_killed
 from faults.matrix import Rig, Trial, Verdict, cell
 from faults.windows_rig import (
     WindowsRig,
@@ -40,8 +40,7 @@ def kill_install(rig: Rig) -> Iterator[Trial]:
             words = windows.install_words(device, "--scratch", scratch)
             killed = run_killed(words, point, rig.work_dir)
         verdict, said = windows.judge(disk)
-        if not killed.was_killed:
-            verdict, said = _judge_unkilled(verdict, killed.exit_code, killed.output)
+        verdict, said = _weigh_words(verdict, said, killed)
         if strays := find_strays(rig.work_dir):
             verdict, said = Verdict.WRONG_WORDS, f"left behind: {'; '.join(strays)}"
         if number % _AGAIN_EVERY == 1 and verdict is not Verdict.COMPLETE:
@@ -49,14 +48,16 @@ def kill_install(rig: Rig) -> Iterator[Trial]:
         yield Trial(verdict, point.name, said)
 
 
-def _judge_unkilled(verdict: Verdict, exit_code: int, output: str) -> tuple[Verdict, str]:
-    """The first process lived on: its tool was killed, or the point was never reached."""
-    last = output.splitlines()[-1] if output else ""
-    if exit_code == 0 and verdict is not Verdict.COMPLETE:
-        return Verdict.FALSE_DONE, last[:200]
-    if exit_code != 0 and verdict is Verdict.COMPLETE:
-        return Verdict.WRONG_WORDS, f"exit {exit_code} though all is done: {last[:200]}"
-    return verdict, f"exit {exit_code}"
+def _weigh_words(verdict: Verdict, said: str, killed: Killed) -> tuple[Verdict, str]:
+    """Worse, if it had called itself done; or if it lived on, since a tool was killed, and lied."""
+    last = killed.output.splitlines()[-1] if killed.output else ""
+    if verdict is not Verdict.COMPLETE and (killed.has_said("install") or killed.exit_code == 0):
+        return Verdict.FALSE_DONE, f"exit {killed.exit_code}: {last[:200]}; {said}"
+    if killed.was_killed:
+        return verdict, said
+    if killed.exit_code != 0 and verdict is Verdict.COMPLETE:
+        return Verdict.WRONG_WORDS, f"exit {killed.exit_code} though all is done: {last[:200]}"
+    return verdict, f"exit {killed.exit_code}"
 
 
 def _install_again(
@@ -100,8 +101,7 @@ def kill_install_file(rig: Rig) -> Iterator[Trial]:
                 copy_sparse(old, disk)
             killed = run_killed(words, point, rig.work_dir)
             verdict, said = _judge_file(disk, old if has_old else None, expected, allowed)
-            if not killed.was_killed:
-                verdict, said = _judge_unkilled(verdict, killed.exit_code, killed.output)
+            verdict, said = _weigh_words(verdict, said, killed)
             # Two calls apart from its name, a file that replaces another has an odd one.
             has_partial = any(
                 ".mediamaker-" in p.name or " (deleted)" in p.name for p in folder.iterdir()

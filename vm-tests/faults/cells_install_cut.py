@@ -34,11 +34,14 @@ def _cut(rig: Rig, firmware: str, bus: Bus, device: str) -> Iterator[Trial]:
     disk = copy_sparse(windows.used, rig.work_dir / "disk.img")
     before = copy_sparse(windows.used, rig.work_dir / "before.img")
     options = " ".join(map(str, windows.options))
+    said = rig.out_dir / "said"
+    said.mkdir()
     script = (
         f"python3 -m mediamaker install {windows.wim}:1 {device} {options} --erase "
-        "--allow-fixed-disk --confirm CUT2"
+        "--allow-fixed-disk --confirm CUT2 > said/install.json"
     )
-    with FaultyDisk(disk, Faults(is_logging=True), folder=rig.out_dir / "disk") as faulty:
+    faults = Faults(is_logging=True, watched_folder=str(said))
+    with FaultyDisk(disk, faults, folder=rig.out_dir / "disk") as faulty:
         ran = run_in_guest(
             script,
             disks=[faulty.attach(bus, serial="CUT2")],
@@ -51,12 +54,9 @@ def _cut(rig: Rig, firmware: str, bus: Bus, device: str) -> Iterator[Trial]:
     # The times are those of this run: not a word may differ from its end.
     this_run = dataclasses.replace(windows, expected=disk, clock_words=frozenset())
     recording = Recording(faulty.log, before)
-    total = len(recording.requests)
-    with recording.states(rig.rng, rig.count) as cuts:
+    claim = recording.claimed_at(said / "install.json", "install")
+    with recording.states(rig.rng, rig.count, claims=[claim]) as cuts:
         for cut in cuts:
-            verdict, words = this_run.judge(before)
-            if verdict is Verdict.COMPLETE and cut.done_count < total:
-                words += ", though the last flush was not answered"
-            point = f"request {cut.done_count} of {total}"
-            yield Trial(verdict, f"{point}, {len(cut.kept)} of {cut.unflushed_count} kept", words)
+            verdict, words = cut.weigh(claim, *this_run.judge(before))
+            yield Trial(verdict, cut.describe(len(recording.requests)), words)
     faulty.log.unlink()

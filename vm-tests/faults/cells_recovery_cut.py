@@ -29,7 +29,7 @@ def cut_add(rig: Rig) -> Iterator[Trial]:
     recovery = make_recovery_rig(rig.work_dir, source_dir=rig.out_dir)
     disk, undo, log = _record(rig, recovery, "gpt", Bus.NVME, "/dev/nvme0n1")
     assert recovery.judge(disk, undo, is_done=True)[0] is Verdict.COMPLETE
-    yield from _judge_states(rig, recovery, log, recovery.before, undo)
+    yield from _judge_states(rig, recovery, log, recovery.before, undo, "recovery-add")
 
 
 @cell("recovery add", "power cut, MBR on USB", points=24, short=0)
@@ -38,7 +38,7 @@ def cut_add_mbr(rig: Rig) -> Iterator[Trial]:
     recovery = make_recovery_rig(rig.work_dir, kind="mbr", source_dir=rig.out_dir)
     disk, undo, log = _record(rig, recovery, "mbr", Bus.USB, "/dev/sda")
     assert recovery.judge(disk, undo, is_done=True)[0] is Verdict.COMPLETE
-    yield from _judge_states(rig, recovery, log, recovery.before, undo)
+    yield from _judge_states(rig, recovery, log, recovery.before, undo, "recovery-add")
 
 
 @cell("undo", "power cut", points=40, short=0)
@@ -47,10 +47,10 @@ def cut_undo(rig: Rig) -> Iterator[Trial]:
     recovery = make_recovery_rig(rig.work_dir, source_dir=rig.out_dir)
     disk, undo, log = _record(rig, recovery, "gpt", Bus.NVME, "/dev/nvme0n1")
     changed = copy_sparse(disk, rig.work_dir / "changed.img")
-    script = f"python3 -m mediamaker undo {undo} /dev/nvme0n1 --confirm {_SERIAL} --json"
-    log = _run(rig, script, disk, Bus.NVME)
+    words = f"undo {undo} /dev/nvme0n1 --confirm {_SERIAL} --json"
+    log = _run(rig, "undo", words, disk, Bus.NVME)
     assert is_same(disk, recovery.before)
-    yield from _judge_states(rig, recovery, log, changed, undo)
+    yield from _judge_states(rig, recovery, log, changed, undo, "undo")
 
 
 def _record(
@@ -61,16 +61,18 @@ def _record(
     undo = rig.out_dir.resolve() / "undo"
     undo.unlink(missing_ok=True)
     options = " ".join(map(str, recovery.options))
-    script = (
-        f"python3 -m mediamaker recovery add {device} {options} --undo {undo} --confirm {_SERIAL}"
-    )
-    return disk, undo, _run(rig, script, disk, bus)
+    words = f"recovery add {device} {options} --undo {undo} --confirm {_SERIAL}"
+    return disk, undo, _run(rig, "recovery-add", words, disk, bus)
 
 
-def _run(rig: Rig, script: str, disk: Path, bus: Bus) -> Path:
-    with FaultyDisk(disk, Faults(is_logging=True), folder=rig.out_dir / "disk") as faulty:
+def _run(rig: Rig, event: str, words: str, disk: Path, bus: Bus) -> Path:
+    """The log; what the command says goes to a file by the name of its last event."""
+    said = _said(rig)
+    said.mkdir(exist_ok=True)
+    faults = Faults(is_logging=True, watched_folder=str(said))
+    with FaultyDisk(disk, faults, folder=rig.out_dir / "disk") as faulty:
         ran = run_in_guest(
-            script,
+            f"python3 -m mediamaker {words} > said/{event}",
             disks=[faulty.attach(bus, serial=_SERIAL)],
             work_dir=rig.out_dir,
             timeout=1800,
@@ -80,17 +82,22 @@ def _run(rig: Rig, script: str, disk: Path, bus: Bus) -> Path:
     return faulty.log
 
 
+def _said(rig: Rig) -> Path:
+    return rig.out_dir / "said"
+
+
 def _judge_states(
-    rig: Rig, recovery: RecoveryRig, log: Path, first: Path, undo: Path
+    rig: Rig, recovery: RecoveryRig, log: Path, first: Path, undo: Path, event: str
 ) -> Iterator[Trial]:
+    """``event``: by which the command called itself done; all of it must be on the disk then."""
     recording = Recording(log, copy_sparse(first, rig.work_dir / "state.img"))
-    total = len(recording.requests)
+    claim = recording.claimed_at(_said(rig) / event, event)
+    done = Verdict.AS_BEFORE if event == "undo" else Verdict.COMPLETE
     kind = "gpt" if "gpt" in recovery.before.name else "mbr"
-    with recording.states(rig.rng, rig.count) as cuts:
+    with recording.states(rig.rng, rig.count, claims=[claim]) as cuts:
         for cut in cuts:
             disk = copy_sparse(recording.image, rig.work_dir / f"judged-{kind}.img")
-            verdict, said = recovery.judge(disk, undo, is_done=False)
-            point = f"request {cut.done_count} of {total}"
-            yield Trial(verdict, f"{point}, {len(cut.kept)} of {cut.unflushed_count} kept", said)
+            verdict, said = cut.weigh(claim, *recovery.judge(disk, undo, is_done=False), done=done)
+            yield Trial(verdict, cut.describe(len(recording.requests)), said)
     log.unlink()
     undo.unlink()

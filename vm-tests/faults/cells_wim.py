@@ -37,7 +37,7 @@ def kill_optimize(rig: Rig) -> Iterator[Trial]:
         for number, point in enumerate(_draw(rig, calls, count)):
             wim.prepare(way, out)
             killed = run_killed(wim.words(way, out), point, rig.work_dir)
-            verdict, said = wim.judge(way, out, is_done=killed.exit_code == 0)
+            verdict, said = wim.judge(way, out, is_done=killed.has_said("wim-optimize"))
             if number % _AGAIN_EVERY == 0:
                 wim.prepare(way, out)
                 again = subprocess.run(

@@ -14,7 +14,7 @@ from guest import run_in_guest
 
 from faults.disk import Faults, FaultyDisk
 from faults.matrix import Rig, Trial, Verdict, cell
-from faults.power_cut import Cut, Recording
+from faults.power_cut import Recording
 from faults.wim_rig import digest, make_wim_rig
 from faults.windows_rig import copy_sparse, run, run_any
 from mediamaker.units import MIB
@@ -37,17 +37,20 @@ def cut_optimize(rig: Rig) -> Iterator[Trial]:
     run("mkfs.ext4", "-q", "-F", "-d", tree, disk)
     copy_sparse(disk, before)
     fit = " ".join(wim.ways[3].options)
+    said = rig.out_dir.resolve() / "said"
+    said.mkdir()
     script = f"""
 modprobe ext4
 mkdir -p /mnt/cut
 mount -t ext4 /dev/vda /mnt/cut
 cd /mnt/cut
-python3 -m mediamaker wim optimize source.wim replaced.wim {fit} --json
-python3 -m mediamaker wim optimize source.wim new.wim --json
+python3 -m mediamaker wim optimize source.wim replaced.wim {fit} --json > {said}/replaced.wim
+python3 -m mediamaker wim optimize source.wim new.wim --json > {said}/new.wim
 cd /
 umount /mnt/cut
 """
-    with FaultyDisk(disk, Faults(is_logging=True), folder=rig.out_dir / "disk") as faulty:
+    faults = Faults(is_logging=True, watched_folder=str(said))
+    with FaultyDisk(disk, faults, folder=rig.out_dir / "disk") as faulty:
         ran = run_in_guest(
             script,
             disks=[faulty.attach(Bus.VIRTIO)],
@@ -61,22 +64,20 @@ umount /mnt/cut
     good = {name: digest(path) for name, path in ended.items()}
     old = digest(wim.old)
     recording = Recording(faulty.log, before)
-    total = len(recording.requests)
-    with recording.states(rig.rng, rig.count) as cuts:
+    claims = {name: recording.claimed_at(said / name, "wim-optimize") for name in good}
+    with recording.states(rig.rng, rig.count, claims=list(claims.values())) as cuts:
         for cut in cuts:
-            verdict, said = _judge(rig, before, good, old, wim.source_digest)
-            yield Trial(verdict, _describe(cut, total), said)
+            claimed = {name for name, claim in claims.items() if cut.done_count >= claim}
+            verdict, words = _judge(rig, before, good, old, wim.source_digest, claimed)
+            told = f"; called done: {', '.join(sorted(claimed)) or 'nothing yet'}"
+            yield Trial(verdict, cut.describe(len(recording.requests)), words + told)
     faulty.log.unlink()
 
 
-def _describe(cut: Cut, total: int) -> str:
-    kept = f"{len(cut.kept)} of {cut.unflushed_count} kept"
-    return f"request {cut.done_count} of {total}, {kept}"
-
-
 def _judge(
-    rig: Rig, state: Path, good: dict[str, str], old: str, source: str
+    rig: Rig, state: Path, good: dict[str, str], old: str, source: str, claimed: set[str]
 ) -> tuple[Verdict, str]:
+    """``claimed``: the outputs that the command had called done by then."""
     disk = copy_sparse(state, rig.work_dir / "judged.img")
     # 1: errors were corrected; 4 and more: some were not.
     checked = run_any("e2fsck", "-fy", disk)
@@ -94,6 +95,8 @@ def _judge(
         return Verdict.HALF_VALID, "replaced.wim is neither the old one nor the new one"
     if found["new.wim"] not in (None, good["new.wim"]):
         return Verdict.HALF_VALID, "new.wim is there and is not whole"
+    if missing := [name for name in sorted(claimed) if found[name] != good[name]]:
+        return Verdict.FALSE_DONE, f"called done, and is not there: {missing}"
     if found["replaced.wim"] == old:
         return Verdict.AS_BEFORE, "the old file whole, no new one"
     if found["new.wim"] is None:

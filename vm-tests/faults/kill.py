@@ -15,6 +15,7 @@ while. Both are waited out before anybody looks at what is left.
 from __future__ import annotations
 
 import functools
+import json
 import mmap
 import os
 import random
@@ -52,11 +53,24 @@ class Killed:
     exit_code: int
     output: str
     errors: str
+    was_reached: bool = True
+    """The call came, whichever process died of it."""
 
     @property
     def was_killed(self) -> bool:
-        """The point was reached."""
+        """The first process was."""
         return self.exit_code == -signal.SIGKILL
+
+    def has_said(self, event: str) -> bool:
+        """Whether it had called itself done, by its final event, however it ended."""
+        return has_said(self.output, event)
+
+
+def has_said(output: str, event: str) -> bool:
+    """Whether lines of JSON have this event; a last one that is torn was not said."""
+    lines = output.splitlines(keepends=True)
+    said = (line for line in lines if line.startswith("{") and line.endswith("\n"))
+    return any(json.loads(line)["event"] == event for line in said)
 
 
 @functools.cache
@@ -87,7 +101,7 @@ def draw_points(rng: random.Random, calls: str, count: int) -> list[Point]:
 
     Only one call in many is where one state turns into the next; these are those. Of the others
     half are among what comes from the first write of the target on, if it is a device or the file
-    that was named as ``target``.
+    that was named as ``target``. None is drawn twice until there are no others.
     """
     total = len(calls)
     numbers = range(1, total + 1)
@@ -101,31 +115,52 @@ def draw_points(rng: random.Random, calls: str, count: int) -> list[Point]:
             if 1 <= number <= total
         }
     )
-    left = max(0, count - 2)
-    drawn = rng.choices(near, k=left // 2) if near else []
-    drawn += rng.choices(range(first_device, total + 1), k=left // 4)
-    drawn += rng.choices(numbers, k=left - len(drawn))
-    chosen = sorted([1, total, *drawn])[:count]
+    drawn = dict.fromkeys((number, rng.random() < 0.5) for number in (1, total))
+    left = max(0, count - len(drawn))
+    near_count, later_count = len(drawn) + left // 2, len(drawn) + left // 2 + left // 4
+    _draw_more(rng, near, near_count, drawn)
+    _draw_more(rng, range(first_device, total + 1), later_count, drawn)
+    _draw_more(rng, numbers, count, drawn)
+    # A row has its number of trials, though a very short run has fewer points.
+    again = rng.choices(list(drawn), k=max(0, count - len(drawn)))
     points = []
-    for number in chosen:
-        is_group = rng.random() < 0.5
+    for number, is_group in sorted([*drawn, *again])[:count]:
         who = "all" if is_group else "the first process"
         kind = _NAMES[calls[number - 1]]
         points.append(Point(number, is_group, f"{who} ahead of call {number} of {total} ({kind})"))
     return points
 
 
+def _draw_more(
+    rng: random.Random,
+    numbers: Sequence[int],
+    count: int,
+    drawn: dict[tuple[int, bool], None],
+) -> None:
+    """Until ``count`` are drawn, or all of these are; each number once before any is twice."""
+    ways = [(number, rng.random() < 0.5) for number in numbers]
+    rng.shuffle(ways)
+    ways += [(number, not is_group) for number, is_group in ways]
+    fresh = [way for way in ways if way not in drawn]
+    drawn.update(dict.fromkeys(fresh[: max(0, count - len(drawn))]))
+
+
 def run_killed(
     words: Sequence[str], point: Point, folder: Path, *, target: Path | None = None
 ) -> Killed:
-    """Run it, killed at ``point``; comes back when all of its processes are gone."""
-    return _run(
+    """Run it, killed at ``point``; comes back when all of its processes are gone.
+
+    Raises:
+        RuntimeError: it ended before that.
+    """
+    killed = _run(
         words,
         folder / "kill-state",
         at=point.number,
         mode=_GROUP if point.is_group else _FIRST,
         target=target,
     )
+    return _check_reached(killed, point.number)
 
 
 def run_meddled(
@@ -136,8 +171,14 @@ def run_meddled(
     *,
     target: Path | None = None,
 ) -> Killed:
-    """Run it; ahead of call ``number`` it is stopped, ``meddle`` is called, and it goes on."""
-    return _run(words, folder / "kill-state", at=number, mode=_STOP, target=target, meddle=meddle)
+    """Run it; ahead of call ``number`` it is stopped, ``meddle`` is called, and it goes on.
+
+    Raises:
+        RuntimeError: it ended before that.
+    """
+    state = folder / "kill-state"
+    killed = _run(words, state, at=number, mode=_STOP, target=target, meddle=meddle)
+    return _check_reached(killed, number)
 
 
 def run_disturbed(
@@ -148,6 +189,13 @@ def run_disturbed(
     For commands whose helpers answer each other: stopped in one of these, all of it would hang.
     """
     return _run(words, folder / "kill-state", at=0, mode=_FIRST, meddle=meddle, meddle_at=number)
+
+
+def _check_reached(killed: Killed, number: int) -> Killed:
+    if not killed.was_reached:
+        said = f"exit {killed.exit_code}: {killed.output[-300:]}{killed.errors[-300:]}"
+        raise RuntimeError(f"it never came to call {number}: {said}")
+    return killed
 
 
 def _run(
@@ -175,6 +223,7 @@ def _run(
         # Its own group, so that what lives on can be waited for, and nobody else dies.
         process_group=0,
     )
+    was_in_time = True
     if meddle is not None and meddle_at is not None:
         while process.poll() is None and _count(state) < meddle_at:
             time.sleep(0.001)
@@ -188,13 +237,14 @@ def _run(
                 os.killpg(process.pid, signal.SIGCONT)
         else:
             process.returncode = os.waitstatus_to_exitcode(status)
+            was_in_time = False
     exit_code = process.wait()
     _settle(process.pid)
     with out, err:
         out.seek(0)
         err.seek(0)
         said, complained = (file.read().decode(errors="replace") for file in (out, err))
-    return Killed(exit_code, said, complained)
+    return Killed(exit_code, said, complained, was_in_time and _count(state) >= at)
 
 
 def _count(state: Path) -> int:
