@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -18,6 +19,7 @@ from mediamaker.devices.descriptor import Descriptor
 from mediamaker.devices.new_file import (
     check_new_file,
     check_place,
+    claim_name,
     give_name,
     hold_file,
     name_beside,
@@ -53,6 +55,7 @@ class FileTarget(Descriptor):
         is_new: bool,
         is_replacing: bool,
         keeps_partial: bool = False,
+        claim: int | None = None,
     ) -> None:
         super().__init__(descriptor, str(path), size, logical_sector_size)
         self._path = path
@@ -61,6 +64,7 @@ class FileTarget(Descriptor):
         self._is_replacing = is_replacing
         self._keeps_partial = keeps_partial
         self._direct_descriptor = -1
+        self._claim = claim
 
     @classmethod
     def create(
@@ -78,30 +82,18 @@ class FileTarget(Descriptor):
         file of that name must not be there.
 
         Raises:
-            TargetRefusedError: the name is taken, or the directory does not let us.
+            TargetRefusedError: the name is taken, another run is making it, or the directory does
+                not let us.
             TargetTooSmallError: the file system holds no file of that size.
         """
         # A link is followed, so that the new file lands beside the old one and replaces it.
         path = Path(os.path.realpath(path))
         mode = check_place(path, replace=replace)
-        remove_leftovers(path)
-        try:
-            descriptor, partial_path = _open_partial(path, partial)
-        except OSError as error:
-            raise TargetRefusedError(
-                f"{path}: can't create a file in {path.parent}: {error.strerror}",
-                hint="name a file in an existing directory that you may write to",
-            ) from error
-        hold_file(descriptor)
-        try:
-            os.ftruncate(descriptor, size)
-            if mode is not None:
-                os.fchmod(descriptor, mode)
-        except OSError as error:
-            os.close(descriptor)
-            if partial_path is not None:
-                partial_path.unlink()
-            raise _why_not_that_large(path, size, error) from error
+        with ExitStack() as undo:
+            claim = _claim(path, undo)
+            remove_leftovers(path)
+            descriptor, partial_path = _make_partial(path, partial, size, mode)
+            undo.pop_all()
         return cls(
             descriptor,
             path,
@@ -111,6 +103,7 @@ class FileTarget(Descriptor):
             is_new=True,
             is_replacing=replace,
             keeps_partial=partial is not None,
+            claim=claim,
         )
 
     @classmethod
@@ -126,24 +119,15 @@ class FileTarget(Descriptor):
         """The partial file of an interrupted write, to become the one at ``path``.
 
         Raises:
-            TargetRefusedError: the name is taken, or there is no such partial file.
+            TargetRefusedError: the name is taken, another run is making it, or there is no such
+                partial file.
         """
         path = Path(os.path.realpath(path))
         check_place(path, replace=replace)
-        try:
-            descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError as error:
-            raise TargetRefusedError(
-                f"{partial}: what the interrupted run wrote can't be opened: {error.strerror}",
-                hint="leave out --resume to write it from the beginning",
-            ) from error
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
-            os.close(descriptor)
-            raise TargetRefusedError(
-                f"{partial}: expected a file of {size} bytes, got {status.st_size}",
-                hint="leave out --resume to write it from the beginning",
-            )
+        with ExitStack() as undo:
+            claim = _claim(path, undo)
+            descriptor = _open_interrupted(partial, size)
+            undo.pop_all()
         return cls(
             descriptor,
             path,
@@ -153,6 +137,7 @@ class FileTarget(Descriptor):
             is_new=True,
             is_replacing=replace,
             keeps_partial=True,
+            claim=claim,
         )
 
     @classmethod
@@ -239,6 +224,9 @@ class FileTarget(Descriptor):
         if descriptor >= 0:
             os.close(descriptor)
         super().close()
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            os.close(claim)
 
     def is_present(self) -> bool:
         """A file is there as long as it is open."""
@@ -340,8 +328,56 @@ def _why_not_that_large(path: Path, size: int, error: OSError) -> MediaError:
     )
 
 
+def _claim(path: Path, undo: ExitStack) -> int | None:
+    claim = claim_name(path)
+    if claim is not None:
+        undo.callback(os.close, claim)
+    return claim
+
+
+def _open_interrupted(partial: Path, size: int) -> int:
+    try:
+        descriptor = os.open(partial, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise TargetRefusedError(
+            f"{partial}: what the interrupted run wrote can't be opened: {error.strerror}",
+            hint="leave out --resume to write it from the beginning",
+        ) from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+        os.close(descriptor)
+        raise TargetRefusedError(
+            f"{partial}: expected a file of {size} bytes, got {status.st_size}",
+            hint="leave out --resume to write it from the beginning",
+        )
+    return descriptor
+
+
+def _make_partial(
+    path: Path, partial: Path | None, size: int, mode: int | None
+) -> tuple[int, Path | None]:
+    """A new file of ``size`` bytes beside ``path``, and its name if it has to have one."""
+    try:
+        descriptor, partial_path = _open_partial(path, partial)
+    except OSError as error:
+        raise TargetRefusedError(
+            f"{path}: can't create a file in {path.parent}: {error.strerror}",
+            hint="name a file in an existing directory that you may write to",
+        ) from error
+    hold_file(descriptor)
+    try:
+        os.ftruncate(descriptor, size)
+        if mode is not None:
+            os.fchmod(descriptor, mode)
+    except OSError as error:
+        os.close(descriptor)
+        if partial_path is not None:
+            partial_path.unlink()
+        raise _why_not_that_large(path, size, error) from error
+    return descriptor, partial_path
+
+
 def _open_partial(path: Path, partial: Path | None) -> tuple[int, Path | None]:
-    """A new file beside ``path``, and its name if it has to have one."""
     flags = os.O_RDWR | os.O_CLOEXEC
     if partial is not None:
         return os.open(partial, flags | os.O_CREAT | os.O_EXCL, 0o666), partial

@@ -2,7 +2,8 @@
 """How a new file gets its place and its name; for image files and for WIMs alike.
 
 Until it is complete it has no name, or is ``.NAME.mediamaker-XXXXXXXX.partial`` in the same
-directory, so that giving it its name is atomic. References: open(2), link(2), rename(2), flock(2).
+directory, so that giving it its name is atomic. Only one run at a time makes a file of a name.
+References: open(2), link(2), rename(2), flock(2), unix(7).
 
 Who makes such a file holds a lock: on it, or where a library puts another file in its place, on
 ``.NAME.mediamaker-XXXXXXXX.lock`` beside it. One whose lock is free was left by a run that was
@@ -12,10 +13,13 @@ killed; the next run that makes NAME removes it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import glob
+import hashlib
 import os
 import secrets
+import socket
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +32,47 @@ _DELETED = "#* (deleted)"
 _PLACEHOLDER = b"mediamaker: the name of a file that has none yet; may be removed when none runs\n"
 _NAME_SIZE_MAX = 255
 """NAME_MAX of every Linux file system that matters, in bytes."""
+
+
+def claim_name(target: Path) -> int | None:
+    """Be the one run on this host that makes ``target``.
+
+    Gives a descriptor that holds the claim until it is closed, at the latest with the process;
+    None where that can't be had, and then nobody is refused. It is a socket in the abstract name
+    space, which leaves nothing behind: a lock file would outlive SIGKILL, and there is no old
+    file to lock where there is a new one to make.
+
+    Raises:
+        TargetRefusedError: another run is making it.
+    """
+    try:
+        folder = target.parent.stat()
+        holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    except OSError:
+        return None
+    facts = f"{folder.st_dev}:{folder.st_ino}:".encode() + os.fsencode(target.name)
+    try:
+        holder.bind(f"\0mediamaker-makes-{hashlib.sha256(facts).hexdigest()}")
+    except OSError as error:
+        holder.close()
+        if error.errno != errno.EADDRINUSE:
+            return None
+        raise TargetRefusedError(
+            f"{target}: another run of mediamaker is making it just now",
+            hint="wait until that one has ended, or name another file",
+        ) from None
+    return holder.detach()
+
+
+@contextmanager
+def claimed_name(target: Path) -> Iterator[None]:
+    """:func:`claim_name` for as long as the block runs."""
+    claim = claim_name(target)
+    try:
+        yield
+    finally:
+        if claim is not None:
+            os.close(claim)
 
 
 def name_beside(target: Path) -> Path:

@@ -18,6 +18,7 @@ from pathlib import Path
 from mediamaker.devices.new_file import (
     check_new_file,
     check_place,
+    claimed_name,
     give_name,
     held_name,
     name_beside,
@@ -33,8 +34,9 @@ def open_output(path: Path, *, replace: bool) -> Iterator[Path]:
     The block may open, truncate and write it by that name, and must have closed it at its end.
 
     Raises:
-        TargetRefusedError: the name is taken (without ``replace``, or not by a regular file), or
-            the directory does not let us; TargetIOError: flushing or naming it failed.
+        TargetRefusedError: the name is taken (without ``replace``, or not by a regular file),
+            another run is making it, or the directory does not let us; TargetIOError: flushing or
+            naming it failed.
     """
     with open_outputs([path], replace=replace) as (partial_path,):
         yield partial_path
@@ -58,6 +60,7 @@ def open_outputs(paths: Sequence[Path], *, replace: bool) -> Iterator[tuple[Path
     try:
         for target in targets:
             mode = check_place(target, replace=replace)
+            held.enter_context(claimed_name(target))
             remove_leftovers(target)
             partial_path = name_beside(target)
             _hold(held, partial_path, target)

@@ -6,8 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mediamaker.devices.file_target import FileTarget
-from mediamaker.devices.new_file import hold_file, name_beside, remove_leftovers, shown_name
+from mediamaker.devices.new_file import (
+    claimed_name,
+    hold_file,
+    name_beside,
+    remove_leftovers,
+    shown_name,
+)
+from mediamaker.errors import TargetRefusedError
+from mediamaker.wim.output import open_output
 
 HOLD = """
 import os, sys, time
@@ -16,6 +26,14 @@ from mediamaker.devices.new_file import hold_file, name_beside
 partial = name_beside(Path(sys.argv[1]))
 hold_file(os.open(partial, os.O_RDWR | os.O_CREAT))
 print(partial, flush=True)
+time.sleep(600)
+"""
+CLAIM = """
+import sys, time
+from pathlib import Path
+from mediamaker.devices.new_file import claim_name
+claim_name(Path(sys.argv[1]))
+print("claimed", flush=True)
 time.sleep(600)
 """
 
@@ -80,3 +98,57 @@ def test_the_shown_name_of_a_file_without_one(tmp_path):
     (tmp_path / "#43 (deleted)").write_bytes(left + b"more")
     remove_leftovers(target)
     assert sorted(found.name for found in tmp_path.iterdir()) == ["#42 (deleted)", "#43 (deleted)"]
+
+
+def test_one_run_at_a_time_makes_a_file_of_a_name(tmp_path):
+    target = tmp_path / "disk.img"
+    with subprocess.Popen(
+        [sys.executable, "-c", CLAIM, target], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout.readline() == "claimed\n"
+            with pytest.raises(TargetRefusedError, match="another run of mediamaker is making it"):
+                FileTarget.create(target, 4096)
+            with (
+                pytest.raises(TargetRefusedError, match="another run of mediamaker"),
+                open_output(target, replace=True),
+            ):
+                pass
+            with claimed_name(tmp_path / "other.img"):
+                pass
+        finally:
+            process.kill()
+    # nothing is left of it
+    assert list(tmp_path.iterdir()) == []
+    FileTarget.create(target, 4096).finish()
+
+
+def test_a_name_is_one_by_whatever_way_it_is_reached(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(folder)
+    with (
+        claimed_name(folder / "disk.img"),
+        pytest.raises(TargetRefusedError, match="another run"),
+        claimed_name(link / "disk.img"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("end", ["finish", "abort", "close"])
+def test_a_claim_ends_with_the_target(tmp_path, end):
+    target = tmp_path / "disk.img"
+    first = FileTarget.create(target, 4096)
+    with pytest.raises(TargetRefusedError, match="another run"):
+        FileTarget.create(target, 4096)
+    getattr(first, end)()
+    FileTarget.create(target, 4096, replace=True).abort()
+
+
+def test_a_file_that_can_not_be_made_is_not_claimed(tmp_path):
+    target = tmp_path / "disk.img"
+    for _ in range(2):
+        with pytest.raises(TargetRefusedError, match="can't create a file") as refused:
+            FileTarget.create(target, 4096, partial=tmp_path / "no" / "folder")
+        assert "another run" not in refused.value.message
