@@ -10,11 +10,13 @@ The sector works long enough that the limit lies far from both kinds of host: wi
 KVM that crawls needed 4.0 to 5.1 s, and was taken by one try in six.
 
 The answer is remembered in the state folder for this boot of the host and this QEMU, so that the
-probe costs once.
+probe costs once. A QEMU that ended by itself said nothing about KVM that must still be so the next
+time (another hypervisor has it, we may not use it), and is asked again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import hashlib
@@ -43,6 +45,11 @@ PROBE_TIMEOUT = 4.0
 
 _POLL_PERIOD = 0.05
 _DISK_SIZE = 1024 * 1024
+_WORDS_SIZE = 300
+
+
+class _EndedError(Exception):
+    """QEMU ended by itself: its exit code, and the first that it said."""
 
 
 def choose_accelerator(qemu: str = QEMU) -> Choice:
@@ -69,7 +76,7 @@ def _choose(program: str) -> Choice:
 def find_accelerator(
     program: str, *, folder: Path | None, node: Path = KVM_NODE, timeout: float = PROBE_TIMEOUT
 ) -> Choice:
-    """As :func:`choose_accelerator`, which remembers in ``folder``; nowhere without one."""
+    """As :func:`choose_accelerator`, which remembers in ``folder``; nowhere if it can't."""
     if Path(program).name != QEMU or platform.machine() != "x86_64":
         words = f"{program} on {platform.machine()}: KVM is only tried with x86_64 on x86_64"
         return Choice(Accelerator.TCG, words)
@@ -77,20 +84,29 @@ def find_accelerator(
         os.close(os.open(node, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         return Choice(Accelerator.TCG, f"{node} can't be opened: {error.strerror}")
-    if folder is None:
-        return _probe_kvm(program, timeout)
-    path = folder / f"{_key(program, timeout)}.json"
-    with (folder / "lock").open("w") as lock:
-        # Two that start at once need one probe.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        remembered = _recall(path)
+    with contextlib.ExitStack() as stack:
+        path = _lock(folder, _key(program, timeout), stack) if folder is not None else None
+        remembered = _recall(path) if path is not None else None
         if remembered is not None:
             return remembered
-        choice = _probe_kvm(program, timeout)
-        for old in folder.glob("*.json"):
-            old.unlink()
-        path.write_text(json.dumps({"accelerator": choice.accelerator, "words": choice.words}))
+        try:
+            choice = _probe_kvm(program, timeout)
+        except _EndedError as error:
+            return Choice(Accelerator.TCG, str(error))
+        if path is not None:
+            _remember(path, choice)
     return choice
+
+
+def _lock(folder: Path, key: str, stack: contextlib.ExitStack) -> Path | None:
+    """Where the answer is kept, until ``stack`` ends ours alone; None where nothing can be."""
+    try:
+        lock = stack.enter_context((folder / "lock").open("w"))
+        # Two that start at once need one probe.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:
+        return None
+    return folder / f"{key}.json"
 
 
 def _probe_kvm(program: str, timeout: float) -> Choice:
@@ -105,7 +121,12 @@ def _probe_kvm(program: str, timeout: float) -> Choice:
 def run_probe(
     program: str, accelerator: Accelerator, sector: bytes, token: str, *, timeout: float
 ) -> float | None:
-    """Boot ``sector`` and wait for ``token`` on COM1: after how many seconds; None for never."""
+    """Boot ``sector`` and wait for ``token`` on COM1: after how many seconds; None for never.
+
+    Raises:
+        _EndedError: QEMU ended by itself.
+        ToolError: it can't be started.
+    """
     with tempfile.TemporaryDirectory(prefix="mediamaker-accel-") as name:
         disk, said = Path(name, "disk.img"), Path(name, "serial.log")
         disk.write_bytes(sector.ljust(_DISK_SIZE, b"\0"))
@@ -117,15 +138,17 @@ def run_probe(
         command += ["-serial", "chardev:said"]
         command += ["-drive", "if=none,id=disk,format=raw,readonly=on,file=disk.img"]
         command += ["-device", "virtio-blk-pci,drive=disk,bootindex=1"]
+        errors = Path(name, "qemu.log")
         started_at = time.monotonic()
         try:
-            process = subprocess.Popen(
-                command,
-                cwd=name,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
+            with errors.open("wb") as log:
+                process = subprocess.Popen(
+                    command,
+                    cwd=name,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                )
         except OSError as error:
             raise ToolError(f"{program} can't be started: {error.strerror}") from error
         with process:
@@ -135,11 +158,17 @@ def run_probe(
                     if token.encode() in said.read_bytes():
                         return seconds
                     if seconds >= timeout:
-                        break
+                        return None
                     time.sleep(_POLL_PERIOD)
             finally:
                 process.kill()
-    return None
+        raise _EndedError(_show_end(process.returncode, errors))
+
+
+def _show_end(code: int, errors: Path) -> str:
+    with errors.open(errors="replace") as log:
+        first = log.readline(_WORDS_SIZE).strip()
+    return f"QEMU ended with code {code}: {first or 'it said nothing'}"
 
 
 def _key(program: str, timeout: float) -> str:
@@ -152,6 +181,14 @@ def _key(program: str, timeout: float) -> str:
         hashlib.sha256(load_accel_probe("")).hexdigest(),
     ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _remember(path: Path, choice: Choice) -> None:
+    """Alone in its folder, if that can be written."""
+    with contextlib.suppress(OSError):
+        for old in path.parent.glob("*.json"):
+            old.unlink()
+        path.write_text(json.dumps({"accelerator": choice.accelerator, "words": choice.words}))
 
 
 def _recall(path: Path) -> Choice | None:

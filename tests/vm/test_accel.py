@@ -35,6 +35,19 @@ def token():
     return secrets.token_hex(8)
 
 
+def make_qemu(folder, script):
+    """A program of QEMU's name that is not it, or does not stay it for long."""
+    program = folder / "bin" / QEMU
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f"#!/bin/bash\n{script}\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+HANGS = "exec sleep 100"
+WITH_TCG = f'exec {PROGRAM} "${{@/#kvm/tcg}}"'
+
+
 def test_an_accelerator_that_works_says_the_token(token):
     seconds = run_probe(PROGRAM, Accelerator.TCG, load_accel_probe(token), token, timeout=300)
     assert seconds is not None
@@ -72,43 +85,84 @@ def test_a_guest_of_another_architecture_is_tcg(tmp_path):
 
 def test_kvm_is_taken_where_it_runs_the_boot_sector(tmp_path):
     """This host's KVM may hang: a QEMU that takes TCG for it shows what a good one would do."""
-    program = tmp_path / "bin" / QEMU
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/bash\nexec {PROGRAM} "${{@/#%kvm/tcg}}"\n')
-    program.chmod(0o755)
-    choice = find_accelerator(str(program), folder=tmp_path, node=OPENS, timeout=300)
+    program = make_qemu(tmp_path, WITH_TCG)
+    choice = find_accelerator(program, folder=tmp_path, node=OPENS, timeout=300)
     assert choice.accelerator is Accelerator.KVM
     assert "KVM ran our boot sector in" in choice.words
-    assert find_accelerator(str(program), folder=tmp_path, node=OPENS, timeout=300) == choice
+    assert find_accelerator(program, folder=tmp_path, node=OPENS, timeout=300) == choice
 
 
 def test_kvm_that_crawls_is_not_taken(tmp_path):
     """A QEMU that goes instruction by instruction, as KVM does on some hosts: 37 s there."""
-    program = tmp_path / "bin" / QEMU
-    program.parent.mkdir()
     slowly = "-singlestep -d nochain -D /dev/null"
-    program.write_text(f'#!/bin/bash\nexec {PROGRAM} {slowly} "${{@/#%kvm/tcg}}"\n')
-    program.chmod(0o755)
+    program = make_qemu(tmp_path, f'exec {PROGRAM} {slowly} "${{@/#kvm/tcg}}"')
     started_at = time.monotonic()
-    choice = find_accelerator(str(program), folder=tmp_path, node=OPENS)
+    choice = find_accelerator(program, folder=tmp_path, node=OPENS)
     assert time.monotonic() - started_at >= PROBE_TIMEOUT  # it did not end by itself
     assert choice == Choice(Accelerator.TCG, "KVM did not run our boot sector within 4 s")
 
 
 def test_the_answer_is_remembered_for_this_host_and_this_qemu(tmp_path):
-    first = find_accelerator(PROGRAM, folder=tmp_path, node=OPENS, timeout=1)
+    program = make_qemu(tmp_path, HANGS)
+    first = find_accelerator(program, folder=tmp_path, node=OPENS, timeout=1)
     (path,) = tmp_path.glob("*.json")
     assert json.loads(path.read_text())["accelerator"] == first.accelerator
     # Only what was kept can say this.
     kept = Choice(Accelerator.KVM, "as remembered")
     path.write_text(json.dumps({"accelerator": kept.accelerator, "words": kept.words}))
-    assert find_accelerator(PROGRAM, folder=tmp_path, node=OPENS, timeout=1) == kept
+    assert find_accelerator(program, folder=tmp_path, node=OPENS, timeout=1) == kept
     path.write_text("{")
-    assert find_accelerator(PROGRAM, folder=tmp_path, node=OPENS, timeout=1) != kept
+    assert find_accelerator(program, folder=tmp_path, node=OPENS, timeout=1) != kept
     # Another question is another answer, and takes the place of the old one.
-    find_accelerator(PROGRAM, folder=tmp_path, node=OPENS, timeout=0.5)
+    find_accelerator(program, folder=tmp_path, node=OPENS, timeout=0.5)
     assert [item.name for item in tmp_path.glob("*.json")] != [path.name]
     assert len(list(tmp_path.glob("*.json"))) == 1
+
+
+def no_folder(folder):
+    folder.write_text("a file")
+
+
+def no_lock(folder):
+    (folder / "lock").mkdir(parents=True)
+
+
+def no_unlink(folder):
+    (folder / "old.json").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("spoil", [no_folder, no_lock, no_unlink])
+@pytest.mark.parametrize(
+    ("script", "found"), [(WITH_TCG, Accelerator.KVM), (HANGS, Accelerator.TCG)], ids=["kvm", "tcg"]
+)
+def test_where_nothing_can_be_remembered_it_is_asked_each_time(tmp_path, spoil, script, found):
+    program = make_qemu(tmp_path, f"echo >> {tmp_path}/asked; {script}")
+    spoil(tmp_path / "state")
+    timeout = 300 if found is Accelerator.KVM else 1
+    for count in (1, 2):
+        choice = find_accelerator(program, folder=tmp_path / "state", node=OPENS, timeout=timeout)
+        assert choice.accelerator is found
+        assert (tmp_path / "asked").read_text() == "\n" * count
+
+
+def test_a_qemu_that_ends_by_itself_is_asked_again(tmp_path):
+    words = f"{QEMU}: Could not access KVM kernel module: Device or resource busy"
+    program = make_qemu(tmp_path, f"echo '{words}' >&2; echo more >&2; exit 1")
+    started_at = time.monotonic()
+    choice = find_accelerator(program, folder=tmp_path, node=OPENS)
+    assert time.monotonic() - started_at < PROBE_TIMEOUT
+    assert choice == Choice(Accelerator.TCG, f"QEMU ended with code 1: {words}")
+    assert list(tmp_path.glob("*.json")) == []
+    make_qemu(tmp_path, WITH_TCG)
+    found = find_accelerator(program, folder=tmp_path, node=OPENS, timeout=300)
+    assert found.accelerator is Accelerator.KVM
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("kill -9 $$", -9)])
+def test_one_that_ends_without_a_word_is_called_so(tmp_path, script, code):
+    choice = find_accelerator(make_qemu(tmp_path, script), folder=tmp_path, node=OPENS)
+    assert choice == Choice(Accelerator.TCG, f"QEMU ended with code {code}: it said nothing")
+    assert list(tmp_path.glob("*.json")) == []
 
 
 @pytest.mark.parametrize("accelerator", [Accelerator.TCG, None])
