@@ -6,7 +6,8 @@
     python3 guest_terminal.py NAME SERIAL ACTION create SOURCE @ --layout mbr-fat32
 
 "@" is the disk of that serial. ACTION runs in bash, with that disk as ``$DISK``, once the question
-stands there; then the serial is typed. NAME.txt has what was said, NAME.code the exit code.
+stands there, which it must; then the serial is typed. NAME.txt has what was said, NAME.code the
+exit code.
 """
 
 import json
@@ -37,7 +38,10 @@ def at_a_terminal(name, serial, action, *words):
     pid, terminal = pty.fork()
     if pid == 0:
         os.execv(sys.executable, command)
-    said = _read_until(terminal, b'Type "')
+    question = f'Type "{serial}" to '.encode()
+    said = _read_until(terminal, question)
+    if question not in said:
+        raise RuntimeError(f"it never asked: {said.decode(errors='replace')}")
     subprocess.run(
         ["bash", "-euc", action], check=True, env={**os.environ, "DISK": path}, timeout=TIMEOUT_S
     )

@@ -52,6 +52,16 @@ class _Change(StrEnum):
     TABLE = "another program wrote a table to it"
 
 
+_NOTHING_WRITTEN = "nothing was written"
+_NOT_CHOSEN = ("is not the disk that was chosen", "that name stands for another device now")
+_REASONS = {
+    _Change.OTHER: _NOT_CHOSEN,
+    _Change.TWIN: _NOT_CHOSEN,
+    _Change.TABLE: ("is not as it was when the plan was shown",),
+}
+"""Of which a refusal has one."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Case:
     """``ahead`` is a command that must succeed first; in both, "@" is the disk."""
@@ -130,7 +140,7 @@ def _run(case: _Case, change: _Change, disk: Path, other: Path, folder: Path) ->
     if result.exit_code:
         raise RuntimeError(f"{change}: the script ended with {result.exit_code}: {result.output}")
     code = int((folder / "answer.code").read_text())
-    said = _last_words((folder / "answer.txt").read_text(errors="replace"))
+    said = _after_question((folder / "answer.txt").read_text(errors="replace"))
     changed = [
         path.stem
         for path, kept in zip((disk, other), started, strict=True)
@@ -139,9 +149,10 @@ def _run(case: _Case, change: _Change, disk: Path, other: Path, folder: Path) ->
     if changed:
         verdict = Verdict.LOST if code else Verdict.FALSE_DONE
         return Trial(verdict, change, f"bytes of {changed} were written; exit {code}: {said}")
-    if code != _REFUSED or "Traceback" in said:
-        return Trial(Verdict.WRONG_WORDS, change, f"exit {code}, not {_REFUSED}: {said}")
-    return Trial(Verdict.REFUSED, change, said)
+    is_named = any(reason in said for reason in _REASONS[change]) and _NOTHING_WRITTEN in said
+    if code != _REFUSED or not is_named or "Traceback" in said:
+        return Trial(Verdict.WRONG_WORDS, change, f"exit {code}, not {_REFUSED}: {said[-600:]}")
+    return Trial(Verdict.REFUSED, change, said.rpartition("mediamaker: error: ")[2][:400])
 
 
 def _serial(change: _Change) -> str:
@@ -160,7 +171,8 @@ def _script(case: _Case, change: _Change) -> str:
     return f"python3 -m mediamaker {shlex.join(ahead)}\n{at_terminal}"
 
 
-def _last_words(said: str) -> str:
-    """After the question, on one line."""
-    tail = said.rpartition('Type "')[2].partition("\n")[2]
-    return re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", tail)).strip()[-400:]
+def _after_question(said: str) -> str:
+    """On one line; the question is there once."""
+    _, tail = said.split(f'Type "{_SERIAL}" to ')
+    tail = tail.partition("\n")[2]
+    return re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", tail)).strip()
