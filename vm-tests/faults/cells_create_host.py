@@ -23,28 +23,28 @@ from mediamaker.units import MIB
 def short_writes(rig: Rig) -> Iterator[Trial]:
     """A library ahead of libc gives back fewer bytes than were asked for."""
     media = make_media_rig(rig.work_dir / "rig")
+    whole, log = rig.work_dir / "whole", rig.work_dir / "short.log"
+    image_size = ("--size", media.used.stat().st_size)
+    run(*mediamaker(*media.create_words(whole, *image_size)))
     for number in range(rig.count):
         seed = rig.rng.randrange(1 << 30)
         env = state_environment(rig.work_dir / "state") | short_environment(rig.work_dir, seed)
         stick = media.copy_used(rig.work_dir / "stick.img")
-        log = rig.work_dir / "strace.log"
         with loop_device(stick) as device:
             target = (device, rig.work_dir / "image")[number % 2]
-            size = () if target == device else ("--size", stick.stat().st_size)
-            words = media.create_words(target, *size, "--confirm", device.name)
-            strace = ["strace", "-f", "-qq", "-e", "trace=pwrite64", "-o", log]
-            ran = run_json(*words, env=env, before=strace)
-        count = log.read_text().count("pwrite64(")
-        point = f"seed {seed}, {target.name}, {count} writes"
+            size = () if target == device else image_size
+            ran = run_json(*media.create_words(target, *size, "--confirm", device.name), env=env)
+        count = log.stat().st_size
+        point = f"seed {seed}, {target.name}, {count} short writes"
+        if count == 0:
+            raise RuntimeError(f"no write was short: {point}")
         if target == device:
-            trial = media.weigh(stick, ran, point, code=0)
-        else:
-            verify = run_json("verify", target, media.source, *media.options)
-            trial = weigh(_complete(verify.exit_code == 0), "", ran, point, code=0)
-            target.unlink(missing_ok=True)
-        if count < 30 and target == device:
-            raise RuntimeError(f"no writes were short: {count}")
-        yield trial
+            yield media.weigh(stick, ran, point, code=0)
+            continue
+        is_whole = target.exists() and is_equal(target, whole)
+        verdict = Verdict.COMPLETE if is_whole else Verdict.HALF_VALID
+        yield weigh(verdict, "compared with a run without", ran, point, code=0)
+        target.unlink(missing_ok=True)
 
 
 @cell("create", "no room for an image file", points=8, short=2)
@@ -86,7 +86,7 @@ def _small_mount(folder: Path, kind: str, size: int) -> Iterator[Path]:
 
 @cell("create", "source altered while it is read", points=20, short=2)
 def altered_source(rig: Rig) -> Iterator[Trial]:
-    """Written to, cut short, replaced, touched, removed, while the run is held still."""
+    """Written to, cut short, replaced, removed, while the run is held still."""
     media = make_media_rig(rig.work_dir / "rig", filler_size=48 * MIB, has_own_tree=True)
     kinds = ("written to", "cut short", "replaced", "removed")
     for number in range(rig.count):
@@ -230,7 +230,7 @@ def two_runs_to_file(rig: Rig) -> Iterator[Trial]:
         point = f"first run at write {when} {' '.join(more)}"
         if first.exit_code or verify.exit_code:
             yield Trial(Verdict.HALF_VALID, point, first.words + verify.words)
-        elif second.exit_code != 4 or second.errors:
+        elif second.exit_code != 4 or "another mediamaker" not in second.message or second.errors:
             yield Trial(Verdict.WRONG_WORDS, point, f"{second.exit_code}: {second.words}")
         else:
             yield Trial(Verdict.REFUSED, point, second.message)
@@ -319,7 +319,3 @@ def _judge_disk(device: Path, tree: Path, layout: str, sector_size: int) -> list
     finally:
         volume.unlink(missing_ok=True)
     return troubles
-
-
-def _complete(is_equal_now: bool) -> Verdict:
-    return Verdict.COMPLETE if is_equal_now else Verdict.HALF_VALID

@@ -31,6 +31,7 @@ done
 echo 1 > /proc/sys/vm/drop_caches
 ( while sleep 0.2; do echo 1 > /proc/sys/vm/drop_caches; done ) &
 """
+_READ_AHEAD_PERCENT = 90
 _AHEAD_SIZE = 2 * MIB + 4 * MIB
 """Blanking and probing come ahead of the stream."""
 
@@ -145,6 +146,8 @@ mm create create /mnt/source.iso /dev/$stick --confirm {_SERIAL} --seed fault
         point = f"at {percent} %, on {file_system}"
         if ran.exit_code == 0:
             # Late enough the kernel had read all of it ahead; then it is done, or must not say so.
+            if percent < _READ_AHEAD_PERCENT:
+                raise RuntimeError(f"{point}: the source was not missed")
             yield media.weigh(stick, ran, point, code=0)
             continue
         yield media.weigh(stick, ran, point, code=3, words=("/mnt/source.iso", "left blank"))

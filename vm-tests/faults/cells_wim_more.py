@@ -18,17 +18,20 @@ from mediamaker.units import KIB
 def no_space(rig: Rig) -> Iterator[Trial]:
     """File systems from nothing to nearly enough: what was there stays, no rest is left."""
     wim = make_wim_rig(rig.work_dir)
-    full = wim.source.stat().st_size
+    needed = [_measure(wim, way, rig.work_dir / "whole.wim") for way in wim.ways]
     for index in range(rig.count):
         way = wim.ways[index % len(wim.ways)]
         old_size = wim.old.stat().st_size if way.has_old else 0
-        size = old_size + max(8 * KIB, int(full * rig.rng.choice((0.0, 0.02, 0.3, 0.6, 0.8))))
+        share = rig.rng.choice((0.0, 0.02, 0.3, 0.6, 0.9))
+        size = old_size + max(8 * KIB, int(needed[index % len(wim.ways)] * share))
         with small_folder(rig.work_dir / "small", size) as folder:
             out = folder / "new.wim"
             wim.prepare(way, out)
             killed = run_plain(wim.words(way, out))
             verdict, said = wim.judge(way, out, is_done=killed.exit_code == 0)
             left = [path.name for path in folder.iterdir() if path != out]
+        if killed.exit_code == 0 and verdict is Verdict.COMPLETE:
+            raise RuntimeError(f"{way.name}: there was room enough in {size - old_size} bytes")
         trouble = None
         if killed.exit_code:
             trouble = judge_refusal(killed, (4, 6), ("no space", "room", "free"))
@@ -37,6 +40,15 @@ def no_space(rig: Rig) -> Iterator[Trial]:
         if trouble:
             verdict, said = Verdict.WRONG_WORDS, trouble
         yield Trial(verdict, f"{way.name}: {size - old_size} bytes free", said)
+
+
+def _measure(wim: WimRig, way: Way, out: Path) -> int:
+    """Bytes of what that way makes."""
+    wim.prepare(way, out)
+    run(*wim.words(way, out))
+    size = out.stat().st_size
+    out.unlink()
+    return size
 
 
 @cell("wim optimize", "source altered meanwhile", points=40, short=3)
