@@ -12,7 +12,7 @@ from faults.cells_create_io import dead, judge_bad, once, run_onto
 from faults.commands import Ran, in_groups, read_ran, run, run_json
 from faults.disk import Faults, FaultyDisk
 from faults.matrix import Rig, Trial, Verdict, cell
-from faults.media_rig import MediaRig, is_blank, loop_device, make_media_rig, weigh
+from faults.media_rig import MediaRig, is_blank, loop_device, make_media_rig, read_table, weigh
 from mediamaker.units import MIB
 
 _FAKE = (
@@ -28,6 +28,8 @@ _FAKE = (
     (0.99, "wraps", 0),
     (0.979, "zeros", MIB),
 )
+
+_LIE_SIZE = 4 * MIB
 
 
 @cell("create", "fake capacity", points=10, short=0)
@@ -66,30 +68,43 @@ def _judge_fake(disk: FaultyDisk, ran: Ran) -> Trial:
 
 @cell("create", "a flush that lies, then the power cut", points=6, short=0)
 def lying_flush(rig: Rig) -> Iterator[Trial]:
-    """What create reads back comes from the disk's cache: it can't know. ``verify`` later does."""
+    """What create reads back comes from the disk's cache: it can't know. ``verify`` later does.
+
+    Half of the disks keep again what comes later: their table is valid, and contents are lost.
+    """
     media = make_media_rig(rig.work_dir / "rig")
-    sizes = [rig.rng.randrange(8 * MIB, media.written_size) for _ in range(rig.count)]
-    for number, few in enumerate(in_groups(sizes, 3)):
+    lies = [_lie(media, rig, is_for_a_while=number % 2 == 1) for number in range(rig.count)]
+    for number, few in enumerate(in_groups(lies, 3)):
         folder = rig.out_dir / f"guest-{number}"
-        disks = [_lying_disk(media, rig, folder, f"disk{n}", size) for n, size in enumerate(few)]
+        disks = [_lying_disk(media, rig, folder, f"disk{n}", lie) for n, lie in enumerate(few)]
         run_onto(media, disks, folder)
         for at, disk in enumerate(disks):
             yield _judge_lying(media, disk, read_ran(folder, f"create{at}"))
 
 
-def _lying_disk(media: MediaRig, rig: Rig, folder: Path, name: str, size: int) -> FaultyDisk:
-    stick = media.copy_used(rig.work_dir / f"{name}.img")
-    return FaultyDisk(stick, Faults(lies_from_size=size), folder=folder / name)
+def _lie(media: MediaRig, rig: Rig, *, is_for_a_while: bool) -> Faults:
+    """From some byte on: to the end, or for a while, which ends ahead of the table."""
+    if not is_for_a_while:
+        return Faults(lies_from_size=rig.rng.randrange(8 * MIB, media.written_size))
+    start = rig.rng.randrange(8 * MIB, media.written_size - 2 * _LIE_SIZE)
+    return Faults(lies_from_size=start, lies_until_size=start + _LIE_SIZE)
+
+
+def _lying_disk(media: MediaRig, rig: Rig, folder: Path, name: str, lie: Faults) -> FaultyDisk:
+    return FaultyDisk(media.copy_used(rig.work_dir / f"{name}.img"), lie, folder=folder / name)
 
 
 def _judge_lying(media: MediaRig, disk: FaultyDisk, ran: Ran) -> Trial:
     """What create left is not called half valid: by all that could be seen it was carried out."""
-    point = f"nothing kept after {disk.faults.lies_from_size} bytes"
-    if ran.exit_code:
-        return Trial(Verdict.WRONG_WORDS, point, ran.words)
+    start, end = disk.faults.lies_from_size, disk.faults.lies_until_size
+    point = f"nothing kept after {start} bytes" + (f" until {end}" if end else "")
+    if ran.exit_code or ran.errors:
+        return Trial(Verdict.WRONG_WORDS, point, ran.words + ran.errors)
     verdict, seen = media.judge(disk.image)
     if verdict is Verdict.COMPLETE:
         return Trial(Verdict.WRONG_WORDS, point, "the disk did not lie")
+    if end is not None and read_table(disk.image) != read_table(media.expected):
+        raise RuntimeError(f"{point}: the table is not there: {seen}")
     again = run_json("verify", disk.image, media.source, *media.options)
     is_found = again.exit_code == 5 and not again.errors
     words = f"{again.message or again.words} [{seen}]"
@@ -109,8 +124,7 @@ def one_of_each(rig: Rig) -> Iterator[Trial]:
         for n, item in enumerate(bad)
     ]
     disks.append(_fake_disk(media, rig, folder, "fake", rig.rng.choice(_FAKE)))
-    size = rig.rng.randrange(8 * MIB, media.written_size)
-    disks.append(_lying_disk(media, rig, folder, "lying", size))
+    disks.append(_lying_disk(media, rig, folder, "lying", _lie(media, rig, is_for_a_while=True)))
     run_onto(media, disks, folder)
     for number, item in enumerate(bad):
         yield judge_bad(media, disks[number].image, read_ran(folder, f"create{number}"), item)

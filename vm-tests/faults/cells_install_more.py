@@ -12,6 +12,7 @@ from faults.outcomes import judge_refusal, last_line, run_plain, small_folder
 from faults.windows_rig import (
     WindowsRig,
     copy_sparse,
+    differences,
     is_same,
     loop_device,
     make_windows_rig,
@@ -19,6 +20,11 @@ from faults.windows_rig import (
     run,
 )
 from mediamaker.units import MIB
+
+_SCRATCH_SIZES = (0.05, 0.1, 0.25, 0.5)
+"""MiB; the boot files and hives that are made there first take more."""
+_FILE_SIZES = (0.1, 1, 4, 12, 25, 40)
+_CLOCK_WORDS_MAX = 4000
 
 
 @cell("install", "4Kn: kill -9", points=12, short=0)
@@ -40,16 +46,17 @@ def kill_install_4kn(rig: Rig) -> Iterator[Trial]:
 
 @cell("install", "no space left", points=16, short=0)
 def no_space(rig: Rig) -> Iterator[Trial]:
-    """Of an image file's file system, or of the scratch folder while a device is written."""
+    """Of an image file's file system, or of the scratch folder while a device is written.
+
+    All rooms are smaller than what a run takes: none may end well.
+    """
     windows = make_windows_rig(rig.work_dir)
     disk = copy_sparse(windows.used, rig.work_dir / "disk.img")
     for index in range(rig.count):
-        size = int(MIB * rig.rng.choice((0.1, 1, 4, 12, 25, 40)))
+        size = int(MIB * rig.rng.choice((_SCRATCH_SIZES, _FILE_SIZES)[index % 2]))
         with small_folder(rig.work_dir / "small", size) as folder:
             if index % 2:
-                options = (*windows.options, "--size", windows.size)
-                words = mediamaker("install", f"{windows.wim}:1", folder / "disk.img", *options)
-                ran = run_plain(words)
+                ran = run_plain(_file_words(windows, folder / "disk.img"))
                 left = [path.name for path in folder.iterdir()]
                 verdict, said = Verdict.BLANK, "no file of that name"
                 if left:
@@ -57,14 +64,13 @@ def no_space(rig: Rig) -> Iterator[Trial]:
             else:
                 copy_sparse(windows.used, disk)
                 with loop_device(disk) as device:
-                    # Less than the boot files and the hives that are made first.
                     ran = run_plain(windows.install_words(device, "--scratch", folder))
                 verdict, said = windows.judge(disk)
         what = ("scratch folder", "image file")[index % 2]
-        trouble = None
-        if ran.exit_code or verdict is not Verdict.COMPLETE:
-            trouble = judge_refusal(ran, (4, 6), ("no space", "room", "free"))
-        if trouble and verdict is not Verdict.HALF_VALID:
+        trouble = judge_refusal(ran, (4, 6), ("no space", "room", "free"))
+        if ran.exit_code == 0 and verdict is not Verdict.COMPLETE:
+            verdict = Verdict.FALSE_DONE
+        elif trouble and verdict is not Verdict.HALF_VALID:
             verdict, said = Verdict.WRONG_WORDS, trouble
         yield Trial(verdict, f"{what}: {size} bytes", f"{said}; {last_line(ran.output)}")
 
@@ -125,9 +131,10 @@ def two_runs(rig: Rig) -> Iterator[Trial]:
     disk = copy_sparse(windows.used, rig.work_dir / "disk.img")
     with loop_device(disk) as device:
         calls = count_calls(windows.install_words(device), rig.work_dir)
+    whole, clock_words = _whole_file(rig, windows)
     for index in range(rig.count):
         if index % 2:
-            yield _two_files(rig, windows)
+            yield _two_files(rig, windows, whole, clock_words)
             continue
         copy_sparse(windows.used, disk)
         number = rig.rng.randrange(calls.find("W") + 1, len(calls) + 1)
@@ -139,21 +146,38 @@ def two_runs(rig: Rig) -> Iterator[Trial]:
             )
         verdict, said = windows.judge(disk)
         trouble = judge_refusal(others[0], (4,), ("in use", "busy", "another program"))
-        if ran.exit_code or trouble:
+        if ran.exit_code == 0 and verdict is not Verdict.COMPLETE:
+            verdict, said = Verdict.FALSE_DONE, f"{verdict.value}: {said}"
+        elif ran.exit_code or ran.errors or trouble:
             verdict, said = Verdict.WRONG_WORDS, f"{ran.output[-200:]}; the second: {trouble}"
         yield Trial(
             verdict, f"device, call {number}", f"{said}; the second: {last_line(others[0].output)}"
         )
 
 
-def _two_files(rig: Rig, windows: WindowsRig) -> Trial:
+def _file_words(windows: WindowsRig, disk: Path) -> list[str]:
+    options = (*windows.options, "--size", windows.size)
+    return mediamaker("install", f"{windows.wim}:1", disk, *options)
+
+
+def _whole_file(rig: Rig, windows: WindowsRig) -> tuple[Path, frozenset[int]]:
+    """An image file that a run to the end made, and the words that are times."""
+    whole, again = (rig.work_dir / f"{name}.img" for name in ("whole", "again"))
+    for disk in (whole, again):
+        run(*_file_words(windows, disk))
+    clock_words = differences(again, whole)
+    again.unlink()
+    if len(clock_words) > _CLOCK_WORDS_MAX:
+        raise RuntimeError(f"two runs differ in {len(clock_words)} words: more than times do")
+    return whole, frozenset(clock_words)
+
+
+def _two_files(rig: Rig, windows: WindowsRig, whole: Path, clock_words: frozenset[int]) -> Trial:
     folder = rig.work_dir / "files"
     folder.mkdir(exist_ok=True)
     disk = folder / "disk.img"
     disk.unlink(missing_ok=True)
-    words = mediamaker(
-        "install", f"{windows.wim}:1", disk, *windows.options, "--size", windows.size
-    )
+    words = _file_words(windows, disk)
     number = rig.rng.randrange(40, 1500)
     others: list[Killed] = []
     first_bytes = rig.work_dir / "second-run.img"
@@ -168,6 +192,9 @@ def _two_files(rig: Rig, windows: WindowsRig) -> Trial:
     exits = f"exits {ran.exit_code} and {others[0].exit_code}"
     if others[0].exit_code or left or not is_same(disk, first_bytes):
         return Trial(Verdict.LOST, f"image file, call {number}", f"{exits}; left {left}")
+    if not is_same(disk, whole, clock_words):
+        point = f"image file, call {number}"
+        return Trial(Verdict.FALSE_DONE, point, f"{exits}; differs from a run to the end")
     trouble = judge_refusal(ran, (4,), ("exists already",))
     if trouble:
         return Trial(Verdict.WRONG_WORDS, f"image file, call {number}", trouble)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from faults.cells_install_more import ways_to_alter
 from faults.kill import Killed, count_calls, run_disturbed, run_meddled
-from faults.matrix import Rig, Trial, Verdict, cell
+from faults.matrix import BAD, Rig, Trial, Verdict, cell
 from faults.outcomes import judge_refusal, last_line, run_plain, small_folder
 from faults.recovery_rig import make_recovery_rig, winre_of
-from faults.windows_rig import copy_sparse, is_same, loop_device, run
+from faults.windows_rig import copy_sparse, is_same, loop_device, mediamaker, run
 from mediamaker.units import KIB
 
 
@@ -66,13 +66,16 @@ def source_altered(rig: Rig) -> Iterator[Trial]:
 
 @cell("recovery add", "two runs at once", points=12, short=0)
 def two_runs(rig: Rig) -> Iterator[Trial]:
-    """A second ``recovery add``, or an ``undo``, while the first run is stopped: refused."""
+    """A second ``recovery add``, or an ``undo``, while the first run is stopped: refused.
+
+    The first one then goes on to its end.
+    """
     recovery = make_recovery_rig(rig.work_dir)
     disk, undo = rig.work_dir / "disk-gpt.img", rig.work_dir / "undo"
     for index in range(rig.count):
         copy_sparse(recovery.before, disk)
         undo.unlink(missing_ok=True)
-        is_device = index % 2 == 1
+        is_device, is_undo = index % 2 == 1, index // 2 % 2 == 1
         others: list[Killed] = []
         with loop_device(disk) if is_device else nullcontext(disk) as target:
             words = recovery.add_words(target, undo, *_confirm(target, is_device))
@@ -84,6 +87,8 @@ def two_runs(rig: Rig) -> Iterator[Trial]:
             other = rig.work_dir / "other"
             words = recovery.add_words(target, undo, *_confirm(target, is_device))
             second = recovery.add_words(target, other, *_confirm(target, is_device))
+            if is_undo:
+                second = mediamaker("undo", undo, target, "--json", *_confirm(target, is_device))
             ran = run_meddled(
                 words,
                 number,
@@ -93,9 +98,9 @@ def two_runs(rig: Rig) -> Iterator[Trial]:
             )
         verdict, said = recovery.judge(disk, undo, is_done=ran.exit_code == 0)
         trouble = judge_refusal(others[0], (4,), ("in use", "locked", "busy", "another program"))
-        if trouble or ran.exit_code or other.exists():
+        if verdict not in BAD and (trouble or ran.exit_code or other.exists()):
             verdict, said = Verdict.WRONG_WORDS, f"{ran.output[-200:]}; the second: {trouble}"
-        what = "device" if is_device else "image file"
+        what = f"{'device' if is_device else 'image file'}, {'undo' if is_undo else 'add'}"
         yield Trial(verdict, f"{what}, call {number}", f"{said}; {last_line(others[0].output)}")
 
 

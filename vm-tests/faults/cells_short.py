@@ -71,4 +71,6 @@ def _weigh(verdict: Verdict, said: str, ran: Killed, rig: Rig, seed: int) -> Tri
     if ran.exit_code or ran.errors:
         said = f"{said}; exit {ran.exit_code}: {last_line(ran.output)} {ran.errors[-200:]}"
         return Trial(Verdict.WRONG_WORDS, point, said)
+    if verdict is not Verdict.COMPLETE:
+        return Trial(Verdict.FALSE_DONE, point, f"{verdict.value}: {said}")
     return Trial(verdict, point, said)

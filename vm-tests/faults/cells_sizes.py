@@ -30,6 +30,7 @@ from mediamaker.vm.disk import Bus, Disk
 
 _PHYSICAL_SIZE = 4096
 _BUSES = {Bus.AHCI: "/dev/sda", Bus.VIRTIO: "/dev/vda"}
+_BOOT_MANAGER = "{9dea862c-5cdd-4e70-acc1-f32b344d4795}"
 _SIZES = {
     "one sector more": 240 * MIB + 512,
     "one sector less": 240 * MIB - 512,
@@ -209,12 +210,51 @@ def _judge_install(rig: Rig, disk: Path, windows: WindowsRig, tree: Path) -> lis
     if end > disk.stat().st_size:
         troubles.append(f"partitions end at {end}, the disk at {disk.stat().st_size}")
     with _volume(rig, disk, *places[0]) as volume:
-        check = ("fsck.fat", "-n") if windows.firmware == "uefi" else ("ntfsfix", "--no-action")
-        troubles += _said_by(*check, volume)
+        look = _look_at_esp if windows.firmware == "uefi" else _look_at_bios_volume
+        troubles += look(rig, volume, tree)
     with _volume(rig, disk, *places[-1]) as volume:
         troubles += _said_by("ntfsfix", "--no-action", volume)
         troubles += _files_that_differ(rig, volume, tree)
     return troubles
+
+
+def _look_at_esp(rig: Rig, volume: Path, tree: Path) -> list[str]:
+    """Loaders as the image has them, and a hive under the store's name."""
+    troubles = _said_by("fsck.fat", "-n", volume)
+    boot = "EFI/Microsoft/Boot"
+    names = {f"{boot}/bootmgfw.efi": "EFI/bootmgfw.efi", "EFI/Boot/bootx64.efi": "EFI/bootmgfw.efi"}
+    place = rig.work_dir / "copied"
+    place.mkdir(exist_ok=True)
+    copies = {name: place / Path(name).name for name in (*names, f"{boot}/BCD")}
+    for name, copy in copies.items():
+        copy.unlink(missing_ok=True)
+        troubles += _said_by("mcopy", "-n", "-i", volume, f"::/{name}", copy)
+    if troubles:
+        return troubles
+    for name, source in names.items():
+        if copies[name].read_bytes() != (tree / "Windows/Boot" / source).read_bytes():
+            troubles.append(f"{name} is not the image's {source}")
+    return troubles + _look_at_store(copies[f"{boot}/BCD"])
+
+
+def _look_at_bios_volume(rig: Rig, volume: Path, tree: Path) -> list[str]:
+    """The same of an NTFS system volume."""
+    troubles = _said_by("ntfsfix", "--no-action", volume)
+    with _mounted(rig, volume) as place:
+        missing = [name for name in ("bootmgr", "Boot/BCD") if not (place / name).is_file()]
+        if missing:
+            return [*troubles, f"the system volume has no {', '.join(missing)}"]
+        if (place / "bootmgr").read_bytes() != (tree / "Windows/Boot/PCAT/bootmgr").read_bytes():
+            troubles.append("bootmgr is not the image's")
+        return troubles + _look_at_store(place / "Boot/BCD")
+
+
+def _look_at_store(store: Path) -> list[str]:
+    """Whether hivex reads it, down to the boot manager's default entry."""
+    default = run_any("hivexget", store, f"Objects\\{_BOOT_MANAGER}\\Elements\\23000003", "Element")
+    if default.returncode or not default.stdout.strip().startswith("{"):
+        return [f"hivexget: no default entry: {default.stdout}{default.stderr}"]
+    return _said_by("hivexget", store, f"Objects\\{default.stdout.strip()}\\Elements\\21000001")
 
 
 def _said_by(*words: object) -> list[str]:
@@ -235,13 +275,19 @@ def _volume(rig: Rig, disk: Path, start: int, size: int) -> Iterator[Path]:
         path.unlink()
 
 
-def _files_that_differ(rig: Rig, volume: Path, tree: Path) -> list[str]:
+@contextmanager
+def _mounted(rig: Rig, volume: Path) -> Iterator[Path]:
     place = rig.work_dir / "mounted"
     place.mkdir(exist_ok=True)
     run("ntfs-3g", "-o", "ro", volume, place)
     try:
-        done = run_any("diff", "--recursive", "--brief", tree, place)
+        yield place
     finally:
         run("umount", place)
+
+
+def _files_that_differ(rig: Rig, volume: Path, tree: Path) -> list[str]:
+    with _mounted(rig, volume) as place:
+        done = run_any("diff", "--recursive", "--brief", tree, place)
     lines = done.stdout.splitlines() + done.stderr.splitlines()
     return [line for line in lines if not line.startswith(f"Only in {place}")]

@@ -17,23 +17,22 @@ from faults.cells_create_unplug import MOUNT_HOLDER, fill_holder, pull
 from faults.commands import in_groups
 from faults.disk import Failing, Faults, FaultyDisk
 from faults.kill import Killed
-from faults.matrix import Rig, Trial, Verdict, cell
-from faults.outcomes import judge_refusal, last_line
+from faults.matrix import BAD, Rig, Trial, Verdict, cell
+from faults.outcomes import judge_refusal, last_line, run_plain
 from faults.recovery_rig import make_recovery_rig
 from faults.unplug import unplug_at
 from faults.windows_rig import (
-    WindowsRig,
     copy_sparse,
     data_inside,
     make_windows_rig,
     mediamaker,
     partitions_of,
-    run_any,
 )
 from mediamaker.units import KIB, MIB
 from mediamaker.vm.disk import Bus
 
 _FAILED = ("input/output error", "failed", "i/o error")
+_CHECK_FAILED = 5
 GROUP_SIZE = 3
 """Disks of one guest."""
 
@@ -67,13 +66,13 @@ def install_eio(rig: Rig) -> Iterator[Trial]:
     """GPT on USB disks, three in a guest."""
     windows = make_windows_rig(rig.work_dir, source_dir=rig.out_dir)
     start, size = partitions_of(windows.expected)[-1]
-    written = sum(_data_sizes(windows))
+    words = f"install {windows.wim}:1 $dev {' '.join(map(str, windows.options))} --erase"
+    written = _written_size(rig, windows.used, words)
     # The first clusters of the Windows volume, and where libwim put contents of files.
     inside = data_inside(windows.expected, start + 4 * MIB, start + size - 4 * MIB)
     bad = _bad_disks(start, 64 * 1024, inside, windows.size, written)[: rig.count]
     for group in in_groups(bad, GROUP_SIZE):
         disks = [copy_sparse(windows.used, rig.work_dir / f"d{n}.img") for n in range(len(group))]
-        words = f"install {windows.wim}:1 $dev {' '.join(map(str, windows.options))} --erase"
         rans = run_group(rig, group, disks, words)
         for one, disk, ran in zip(group, disks, rans, strict=True):
             verdict, said = windows.judge(disk)
@@ -88,13 +87,14 @@ def recovery_eio(rig: Rig) -> Iterator[Trial]:
     # Where the new recovery volume will be: at the end of what Windows had.
     start, windows_size = partitions_of(recovery.before)[2]
     new = start + windows_size - 32 * MIB
-    bad = _bad_disks(new, 64 * 1024, new + 32 * 1024, size, 5_600_000)[: rig.count]
+    options = " ".join(map(str, recovery.options))
+    words = f"recovery add $dev {options} --undo {rig.out_dir.resolve()}/undo$number"
+    written = _written_size(rig, recovery.before, words)
+    bad = _bad_disks(new, 64 * 1024, new + 32 * 1024, size, written)[: rig.count]
     for group in in_groups(bad, GROUP_SIZE):
         disks = [
             copy_sparse(recovery.before, rig.work_dir / f"gpt{n}.img") for n in range(len(group))
         ]
-        options = " ".join(map(str, recovery.options))
-        words = f"recovery add $dev {options} --undo {rig.out_dir.resolve()}/undo$number"
         for number in range(len(group)):
             (rig.out_dir / f"undo{number}").unlink(missing_ok=True)
         rans = run_group(rig, group, disks, words)
@@ -110,10 +110,10 @@ def _weigh(point: str, ran: Killed, verdict: Verdict, said: str) -> Trial:
             verdict = Verdict.FALSE_DONE
         return Trial(verdict, point, f"{said}; the command went on and ended well")
     trouble = judge_refusal(ran, (5, 6), _FAILED)
-    if trouble is not None and verdict in {Verdict.BLANK, Verdict.AS_BEFORE, Verdict.PUT_BACK}:
+    if trouble is not None and verdict not in BAD:
         return Trial(Verdict.WRONG_WORDS, point, trouble)
     words = last_line(ran.output)
-    if verdict is Verdict.HALF_VALID and "could not be blanked" in words:
+    if trouble is None and verdict is Verdict.HALF_VALID and "could not be blanked" in words:
         verdict = Verdict.NAMED
     return Trial(verdict, point, f"{said}; exit {ran.exit_code}: {words}")
 
@@ -155,11 +155,6 @@ def _read_run(folder: Path, number: int) -> Killed:
     return Killed(int(texts[0]), texts[1], texts[2])
 
 
-def _data_sizes(windows: WindowsRig) -> Iterator[int]:
-    """About what an install writes, in pieces: what is data in the file that it makes."""
-    yield windows.expected.stat().st_blocks * 512 - windows.used.stat().st_blocks * 512 // 2
-
-
 @cell("install", "unplugged", points=4, short=0)
 def install_unplugged(rig: Rig) -> Iterator[Trial]:
     """A USB disk, at 1, 25, 50 and 99 % of what a whole run writes, which is measured first."""
@@ -177,6 +172,8 @@ def unplug_source(rig: Rig) -> Iterator[Trial]:
     windows = make_windows_rig(rig.work_dir, source_dir=rig.out_dir.resolve())
     holder = rig.work_dir / "holder.img"
     options = " ".join(map(str, windows.options))
+    words = f"install {windows.wim}:1 $dev {options} --erase"
+    written = _written_size(rig, windows.used, words)
     for number, percent in enumerate((10, 50, 90)[: rig.count]):
         with holder.open("wb") as file:
             file.truncate(128 * MIB)
@@ -184,7 +181,7 @@ def unplug_source(rig: Rig) -> Iterator[Trial]:
         fill_holder(holder, windows.wim, file_system)
         disk = copy_sparse(windows.used, rig.work_dir / "disk.img")
         folder = rig.out_dir / f"source-at-{percent}"
-        size = sum(_data_sizes(windows)) * percent // 100
+        size = written * percent // 100
         with (
             FaultyDisk(disk, Faults(pauses_at_size=size), folder=folder / "disk") as target,
             FaultyDisk(holder, folder=folder / "holder") as source,
@@ -224,14 +221,23 @@ def recovery_unplugged(rig: Rig) -> Iterator[Trial]:
 
 def _pulled(rig: Rig, before: Path, disk: Path, words: str) -> Iterator[tuple[int, Killed, int]]:
     """For each share in percent: how it ended, and how many bytes came to ``disk``."""
-    whole, told = _pull(rig, copy_sparse(before, disk), words, None)
-    assert whole.exit_code == 0, whole
-    for leftover in rig.out_dir.glob("undo*"):
-        leftover.unlink()
+    written = _written_size(rig, before, words)
     for percent in (1, 25, 50, 99)[: rig.count]:
         copy_sparse(before, disk)
-        ran, at = _pull(rig, disk, words, told * percent // 100)
+        ran, at = _pull(rig, disk, words, written * percent // 100)
         yield percent, ran, at
+
+
+def _written_size(rig: Rig, before: Path, words: str) -> int:
+    """What a disk is given by a run to the end."""
+    disk = copy_sparse(before, rig.work_dir / "whole.img")
+    ran, size = _pull(rig, disk, words, None)
+    if ran.exit_code:
+        raise RuntimeError(f"without a fault: {ran}")
+    disk.unlink()
+    for leftover in rig.out_dir.glob("undo*"):
+        leftover.unlink()
+    return size
 
 
 def _pull(rig: Rig, disk: Path, words: str, at: int | None) -> tuple[Killed, int]:
@@ -255,20 +261,18 @@ def _pull(rig: Rig, disk: Path, words: str, at: int | None) -> tuple[Killed, int
 def recovery_lied_to(rig: Rig) -> Iterator[Trial]:
     """`recovery check` says that it is not there; ``undo`` gives back what was before."""
     recovery = make_recovery_rig(rig.work_dir, source_dir=rig.out_dir)
-    sizes = (64 * KIB, 2 * MIB, 5 * MIB)[: rig.count]
-    bad = [Bad(f"from {size} bytes on", Faults(lies_from_size=size)) for size in sizes]
-    disks = [copy_sparse(recovery.before, rig.work_dir / f"gpt{n}.img") for n in range(len(bad))]
     options = " ".join(map(str, recovery.options))
     words = f"recovery add $dev {options} --undo {rig.out_dir.resolve()}/undo$number"
+    written = _written_size(rig, recovery.before, words)
+    sizes = (64 * KIB, written * 40 // 100, written * 95 // 100)[: rig.count]
+    bad = [Bad(f"from {size} bytes on", Faults(lies_from_size=size)) for size in sizes]
+    disks = [copy_sparse(recovery.before, rig.work_dir / f"gpt{n}.img") for n in range(len(bad))]
     for number, (one, disk, ran) in enumerate(
         zip(bad, disks, run_group(rig, bad, disks, words), strict=True)
     ):
-        check = run_any(*mediamaker("recovery", "check", disk, "--json"))
+        check = run_plain(mediamaker("recovery", "check", disk, "--json"))
         verdict, said = recovery.judge(disk, rig.out_dir / f"undo{number}", is_done=False)
-        if verdict is Verdict.PUT_BACK:
-            verdict = Verdict.NAMED if check.returncode else Verdict.FALSE_DONE
-            said = f"recovery check: exit {check.returncode}: {last_line(check.stdout)}; {said}"
-        yield Trial(verdict, one.name, f"recovery add: exit {ran.exit_code}; then {said}")
+        yield _weigh_lied_to(one.name, ran, check, verdict, said)
 
 
 @cell("install", "flush that lies, then power cut", points=3, short=0)
@@ -278,21 +282,43 @@ def install_lied_to(rig: Rig) -> Iterator[Trial]:
     Nothing that reads through such a disk can tell; once the power has been off, `recovery check`
     does.
     """
+    shares = [(20, None), (60, None), (90, None)]
+    yield from _install_lied_to(rig, shares[: rig.count])
+
+
+@cell("install", "flush that lies for a while, then power cut", points=3, short=0)
+def install_lied_to_for_a_while(rig: Rig) -> Iterator[Trial]:
+    """The table that comes last is there, and what the disk lost before it is not."""
+    shares: list[tuple[int, int | None]] = [(20, 30), (60, 65), (94, 98)]
+    yield from _install_lied_to(rig, shares[: rig.count])
+
+
+def _install_lied_to(rig: Rig, shares: Sequence[tuple[int, int | None]]) -> Iterator[Trial]:
     windows = make_windows_rig(rig.work_dir, source_dir=rig.out_dir, has_recovery=True)
-    written = sum(_data_sizes(windows))
-    bad = [Bad(f"from {n} % on", Faults(lies_from_size=written * n // 100)) for n in (20, 60, 90)][
-        : rig.count
-    ]
-    disks = [copy_sparse(windows.used, rig.work_dir / f"d{n}.img") for n in range(len(bad))]
     words = f"install {windows.wim}:1 $dev {' '.join(map(str, windows.options))} --erase"
+    written = _written_size(rig, windows.used, words)
+    bad = []
+    for start, end in shares:
+        until = None if end is None else written * end // 100
+        faults = Faults(lies_from_size=written * start // 100, lies_until_size=until)
+        name = f"from {start} % on" if end is None else f"from {start} to {end} %"
+        bad.append(Bad(f"{name} of {written} bytes", faults))
+    disks = [copy_sparse(windows.used, rig.work_dir / f"d{n}.img") for n in range(len(bad))]
     for one, disk, ran in zip(bad, disks, run_group(rig, bad, disks, words), strict=True):
         verdict, said = windows.judge(disk)
-        check = run_any(*mediamaker("recovery", "check", disk, "--json"))
-        if check.returncode:
-            verdict, said = (
-                Verdict.NAMED,
-                f"{said}; recovery check: exit {check.returncode}: {last_line(check.stdout)}",
-            )
-        elif verdict is not Verdict.COMPLETE:
-            verdict = Verdict.FALSE_DONE
-        yield Trial(verdict, one.name, f"install: exit {ran.exit_code}; then {said}")
+        check = run_plain(mediamaker("recovery", "check", disk, "--json"))
+        yield _weigh_lied_to(one.name, ran, check, verdict, said)
+
+
+def _weigh_lied_to(point: str, ran: Killed, check: Killed, verdict: Verdict, said: str) -> Trial:
+    """What wrote can't know; what looks later must."""
+    said = f"{said}; recovery check: exit {check.exit_code}: {last_line(check.output)}"
+    if ran.exit_code or ran.errors:
+        words = f"exit {ran.exit_code}: {last_line(ran.output)} {ran.errors[-200:]}"
+        return Trial(Verdict.WRONG_WORDS, point, words)
+    if verdict is Verdict.COMPLETE:
+        return Trial(Verdict.WRONG_WORDS, point, f"the disk did not lie: {said}")
+    if verdict is Verdict.LOST:
+        return Trial(verdict, point, said)
+    is_named = check.exit_code == _CHECK_FAILED and not check.errors
+    return Trial(Verdict.NAMED if is_named else Verdict.FALSE_DONE, point, said)

@@ -51,7 +51,8 @@ class Faults:
     ``cache_size``: so much of what it was given last is read from its cache, even what it drops.
     ``dead_after_size``: after that many bytes written, every write fails.
     ``lies_from_size``: after that many bytes written, nothing reaches the medium any more until
-    the power goes, flushed or not; reads come from its cache and look right.
+    the power goes, flushed or not; reads come from its cache and look right. From
+    ``lies_until_size`` on it keeps again what it is given.
     ``flipped``: of a byte that is written at one of these offsets one bit always arrives changed.
     ``is_logging``: every write and flush is kept, for ``power_cut.py``; and what files are in
     ``watched_folder`` at the time, whenever they changed.
@@ -65,6 +66,7 @@ class Faults:
     failing: tuple[Failing, ...] = ()
     dead_after_size: int | None = None
     lies_from_size: int | None = None
+    lies_until_size: int | None = None
     flipped: tuple[int, ...] = ()
     is_logging: bool = False
     watched_folder: str | None = None

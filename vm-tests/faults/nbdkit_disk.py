@@ -36,6 +36,7 @@ class _State:
         self.failing = [dict(item) for item in asked["failing"]]
         self.dead_after_size = asked["dead_after_size"]
         self.lies_from_size = asked["lies_from_size"]
+        self.lies_until_size = asked["lies_until_size"]
         self.beyond = asked["beyond"]
         self.flipped = asked["flipped"]
         self.cache_size = asked["cache_size"]
@@ -99,7 +100,7 @@ class _State:
             size -= part
 
     def write(self, offset, data):
-        if self.lies_from_size is not None and self.written_size >= self.lies_from_size:
+        if self._is_lying():
             # Kept in the disk's cache, whatever is said of it, until the power goes.
             self.unflushed.append((offset, data))
         else:
@@ -108,10 +109,19 @@ class _State:
                 self.unflushed.append((offset, data))
                 while sum(len(kept) for _, kept in self.unflushed) > self.cache_size:
                     self.unflushed.pop(0)
+            elif self.unflushed:
+                # Newer than what the cache has of the same place.
+                self.unflushed.append((offset, data))
         self.written_size += len(data)
         if self.log is not None:
             self.log.write(RECORD.pack(b"W", offset, len(data)) + data)
         self.tell()
+
+    def _is_lying(self):
+        start, end = self.lies_from_size, self.lies_until_size
+        if start is None or self.written_size < start:
+            return False
+        return end is None or self.written_size < end
 
     def _store(self, offset, data):
         for at in self.flipped:
