@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from faults.kill import Killed, count_calls, draw_points, run_killed
+from faults.kill import Killed, Point, count_calls, draw_points, kill_at, run_killed
 from faults.matrix import Rig, Trial, Verdict, cell
 from faults.windows_rig import (
     WindowsRig,
@@ -34,11 +34,16 @@ def kill_install(rig: Rig) -> Iterator[Trial]:
     copy_sparse(windows.used, disk)
     with loop_device(disk) as device:
         calls = count_calls(windows.install_words(device, "--scratch", scratch), rig.work_dir)
-    for number, point in enumerate(draw_points(rig.rng, calls, rig.count)):
+
+    def kill(point: Point) -> Killed:
         copy_sparse(windows.used, disk)
         with loop_device(disk) as device:
             words = windows.install_words(device, "--scratch", scratch)
-            killed = run_killed(words, point, rig.work_dir)
+            return run_killed(words, point, rig.work_dir)
+
+    points = draw_points(rig.rng, calls, rig.count)
+    for number in range(len(points)):
+        point, killed = kill_at(rig.rng, calls, points, number, kill)
         verdict, said = windows.judge(disk)
         verdict, said = _weigh_words(verdict, said, killed)
         if strays := find_strays(rig.work_dir):
@@ -94,12 +99,17 @@ def kill_install_file(rig: Rig) -> Iterator[Trial]:
         disk.unlink()
         count_calls(words, rig.work_dir)
         allowed = frozenset(differences(disk, expected)) | windows.clock_words
-        for number, point in enumerate(draw_points(rig.rng, calls, rig.count)):
-            has_old = number % 2 == 1
+
+        def kill(point: Point) -> Killed:
             disk.unlink(missing_ok=True)
             if has_old:
                 copy_sparse(old, disk)
-            killed = run_killed(words, point, rig.work_dir)
+            return run_killed(words, point, rig.work_dir)
+
+        points = draw_points(rig.rng, calls, rig.count)
+        for number in range(len(points)):
+            has_old = number % 2 == 1
+            point, killed = kill_at(rig.rng, calls, points, number, kill)
             verdict, said = _judge_file(disk, old if has_old else None, expected, allowed)
             verdict, said = _weigh_words(verdict, said, killed)
             # Two calls apart from its name, a file that replaces another has an odd one.

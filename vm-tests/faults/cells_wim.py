@@ -6,9 +6,9 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 
-from faults.kill import Point, count_calls, draw_points, run_killed
+from faults.kill import Killed, Point, count_calls, draw_points, kill_at, run_killed
 from faults.matrix import Rig, Trial, Verdict, cell
-from faults.wim_rig import leftovers, make_wim_rig
+from faults.wim_rig import Way, leftovers, make_wim_rig
 
 _AGAIN_EVERY = 5
 
@@ -34,9 +34,14 @@ def kill_optimize(rig: Rig) -> Iterator[Trial]:
         wim.prepare(way, out)
         calls = count_calls(wim.words(way, out), rig.work_dir)
         assert wim.judge(way, out, is_done=True)[0] is Verdict.COMPLETE
-        for number, point in enumerate(_draw(rig, calls, count)):
+
+        def kill(point: Point, way: Way = way) -> Killed:
             wim.prepare(way, out)
-            killed = run_killed(wim.words(way, out), point, rig.work_dir)
+            return run_killed(wim.words(way, out), point, rig.work_dir)
+
+        points = _draw(rig, calls, count)
+        for number in range(len(points)):
+            point, killed = kill_at(rig.rng, calls, points, number, kill)
             verdict, said = wim.judge(way, out, is_done=killed.has_said("wim-optimize"))
             if number % _AGAIN_EVERY == 0:
                 wim.prepare(way, out)

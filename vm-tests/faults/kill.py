@@ -32,6 +32,7 @@ _SHIM = Path(__file__).with_name("kill_shim.c")
 _HEAD = struct.Struct("=QQQQQQQ")
 _ROOM = 1 << 20
 _SETTLE_SECONDS = 60.0
+_TRIES = 20
 _FIRST, _GROUP, _STOP = 0, 1, 2
 _KINDS = {"w": "write", "f": "flush", "n": "name", "u": "unlink", "t": "truncate"}
 _NAMES = _KINDS | {letter.upper(): f"{word} of the target" for letter, word in _KINDS.items()}
@@ -44,6 +45,10 @@ class Point:
     number: int
     is_group: bool
     name: str
+
+
+class NotReachedError(RuntimeError):
+    """The run ended before the call that something was to happen ahead of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +128,36 @@ def draw_points(rng: random.Random, calls: str, count: int) -> list[Point]:
     _draw_more(rng, numbers, count, drawn)
     # A row has its number of trials, though a very short run has fewer points.
     again = rng.choices(list(drawn), k=max(0, count - len(drawn)))
-    points = []
-    for number, is_group in sorted([*drawn, *again])[:count]:
-        who = "all" if is_group else "the first process"
-        kind = _NAMES[calls[number - 1]]
-        points.append(Point(number, is_group, f"{who} ahead of call {number} of {total} ({kind})"))
-    return points
+    return [_name_point(calls, *way) for way in sorted([*drawn, *again])[:count]]
+
+
+def _name_point(calls: str, number: int, is_group: bool) -> Point:
+    who = "all" if is_group else "the first process"
+    kind = _NAMES[calls[number - 1]]
+    return Point(number, is_group, f"{who} ahead of call {number} of {len(calls)} ({kind})")
+
+
+def kill_at(
+    rng: random.Random,
+    calls: str,
+    points: list[Point],
+    index: int,
+    run: Callable[[Point], Killed],
+) -> tuple[Point, Killed]:
+    """``run`` with ``points[index]``, which is drawn again when it never comes.
+
+    Programs with threads have a few calls more or less each time.
+    """
+    for _ in range(_TRIES):
+        try:
+            return points[index], run(points[index])
+        except NotReachedError:
+            earlier = range(1, max(2, points[index].number))
+            ways = [
+                _name_point(calls, number, is_all) for number in earlier for is_all in (False, True)
+            ]
+            points[index] = rng.choice([way for way in ways if way not in points] or ways)
+    raise NotReachedError(f"no point of {_TRIES} came; the last was {points[index].name}")
 
 
 def _draw_more(
@@ -151,7 +180,7 @@ def run_killed(
     """Run it, killed at ``point``; comes back when all of its processes are gone.
 
     Raises:
-        RuntimeError: it ended before that.
+        NotReachedError: it ended before that.
     """
     killed = _run(
         words,
@@ -174,7 +203,7 @@ def run_meddled(
     """Run it; ahead of call ``number`` it is stopped, ``meddle`` is called, and it goes on.
 
     Raises:
-        RuntimeError: it ended before that.
+        NotReachedError: it ended before that.
     """
     state = folder / "kill-state"
     killed = _run(words, state, at=number, mode=_STOP, target=target, meddle=meddle)
@@ -194,7 +223,7 @@ def run_disturbed(
 def _check_reached(killed: Killed, number: int) -> Killed:
     if not killed.was_reached:
         said = f"exit {killed.exit_code}: {killed.output[-300:]}{killed.errors[-300:]}"
-        raise RuntimeError(f"it never came to call {number}: {said}")
+        raise NotReachedError(f"it never came to call {number}: {said}")
     return killed
 
 
