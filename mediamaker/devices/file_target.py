@@ -106,6 +106,27 @@ class FileTarget(Descriptor):
             claim=claim,
         )
 
+    def another(self, size: int) -> FileTarget:
+        """A second new file, that is to have the name in place of this one.
+
+        Raises:
+            TargetRefusedError, TargetTooSmallError: as :meth:`create`.
+        """
+        mode = check_place(self._path, replace=self._is_replacing)
+        descriptor, partial_path = _make_partial(self._path, None, size, mode)
+        # It is still the one run that makes a file of that name.
+        claim, self._claim = self._claim, None
+        return FileTarget(
+            descriptor,
+            self._path,
+            size,
+            self.logical_sector_size,
+            partial_path=partial_path,
+            is_new=True,
+            is_replacing=self._is_replacing,
+            claim=claim,
+        )
+
     @classmethod
     def resume(
         cls,

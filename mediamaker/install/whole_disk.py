@@ -132,7 +132,7 @@ def install_to_file(
         on_plan(install)
         executed = _write_plan(
             install,
-            target if is_in_place else open_target(placed.geometry.size),
+            target if is_in_place else target.another(placed.geometry.size),
             is_verifying=is_verifying,
             on_event=on_event,
             cancel=cancel,

@@ -152,3 +152,13 @@ def test_a_file_that_can_not_be_made_is_not_claimed(tmp_path):
         with pytest.raises(TargetRefusedError, match="can't create a file") as refused:
             FileTarget.create(target, 4096, partial=tmp_path / "no" / "folder")
         assert "another run" not in refused.value.message
+
+
+def test_the_claim_goes_over_to_another_file_of_the_same_run(tmp_path):
+    target = tmp_path / "disk.img"
+    with FileTarget.create(target, 4096) as first:
+        second = first.another(8192)
+    with pytest.raises(TargetRefusedError, match="another run"):
+        FileTarget.create(target, 4096)
+    second.finish()
+    assert target.stat().st_size == 8192
