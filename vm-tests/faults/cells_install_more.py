@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from faults.kill import Killed, count_calls, draw_points, run_killed, run_meddled
+from faults.kill import Killed, Point, count_calls, draw_points, kill_at, run_killed, run_meddled
 from faults.matrix import Rig, Trial, Verdict, cell
 from faults.outcomes import judge_refusal, last_line, run_plain, small_folder
 from faults.windows_rig import (
@@ -34,12 +34,17 @@ def kill_install_4kn(rig: Rig) -> Iterator[Trial]:
     disk = copy_sparse(windows.used, rig.work_dir / "disk.img")
     with loop_device(disk, sector_size=4096) as device:
         calls = count_calls(windows.install_words(device), rig.work_dir)
-    for point in draw_points(rig.rng, calls, rig.count):
+
+    def run_to(point: Point) -> Killed:
         copy_sparse(windows.used, disk)
         with loop_device(disk, sector_size=4096) as device:
-            killed = run_killed(windows.install_words(device), point, rig.work_dir)
+            return run_killed(windows.install_words(device), point, rig.work_dir)
+
+    points = draw_points(rig.rng, calls, rig.count)
+    for index in range(len(points)):
+        point, killed = kill_at(rig.rng, calls, points, index, run_to)
         verdict, said = windows.judge(disk)
-        if killed.exit_code == 0 and verdict is not Verdict.COMPLETE:
+        if killed.has_said("install") and verdict is not Verdict.COMPLETE:
             verdict = Verdict.FALSE_DONE
         yield Trial(verdict, point.name, said)
 

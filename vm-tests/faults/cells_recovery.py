@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-from faults.kill import count_calls, draw_points, run_killed
+from faults.kill import Killed, Point, count_calls, draw_points, kill_at, run_killed
 from faults.matrix import Rig, Trial, Verdict, cell
 from faults.recovery_rig import RecoveryRig, make_recovery_rig
 from faults.windows_rig import copy_sparse, find_strays, is_same, loop_device, mediamaker, run
@@ -38,12 +38,17 @@ def _kill_add(rig: Rig, kind: str, *, is_device: bool) -> Iterator[Trial]:
         words = _add_words(recovery, target, undo, is_device)
         calls = count_calls(words, rig.work_dir, target=target)
     assert recovery.judge(disk, undo, is_done=True)[0] is Verdict.COMPLETE
-    for point in draw_points(rig.rng, calls, rig.count):
+
+    def run_to(point: Point) -> Killed:
         fresh()
         with loop_device(disk) if is_device else nullcontext(disk) as target:
             words = _add_words(recovery, target, undo, is_device)
-            killed = run_killed(words, point, rig.work_dir, target=target)
-        verdict, said = recovery.judge(disk, undo, is_done=killed.exit_code == 0)
+            return run_killed(words, point, rig.work_dir, target=target)
+
+    points = draw_points(rig.rng, calls, rig.count)
+    for index in range(len(points)):
+        point, killed = kill_at(rig.rng, calls, points, index, run_to)
+        verdict, said = recovery.judge(disk, undo, is_done=killed.has_said("recovery-add"))
         strays = find_strays(rig.work_dir)
         left = sorted(path.name for path in rig.work_dir.iterdir() if "undo" in path.name)
         if strays or left not in ([], ["undo"]):
@@ -54,10 +59,11 @@ def _kill_add(rig: Rig, kind: str, *, is_device: bool) -> Iterator[Trial]:
     with loop_device(disk) if is_device else nullcontext(disk) as target:
         run(*_add_words(recovery, target, undo, is_device))
     verdict, said = recovery.judge(disk, undo, is_done=True)
+    if verdict is not Verdict.COMPLETE:
+        raise RuntimeError(f"a run to the end after all those: {verdict}, {said}")
     # Files of a few bytes there are Python's own, by which it tries the folder.
     if left := [path.name for path in recovery.scratch.iterdir() if path.is_dir()]:
-        verdict, said = Verdict.WRONG_WORDS, f"{len(left)} scratch folders: {left[:3]}"
-    yield Trial(verdict, "a run to the end after all those", f"{said}; no scratch folder is left")
+        raise RuntimeError(f"{len(left)} scratch folders are left after all those: {left[:3]}")
 
 
 def _add_words(recovery: RecoveryRig, target: Path, undo: Path, is_device: bool) -> list[str]:
@@ -80,11 +86,19 @@ def kill_undo(rig: Rig) -> Iterator[Trial]:
     words = mediamaker("undo", undo, disk, "--json")
     calls = count_calls(words, rig.work_dir)
     assert is_same(disk, recovery.before)
-    for point in draw_points(rig.rng, calls, rig.count):
+
+    def run_to(point: Point) -> Killed:
         copy_sparse(changed, disk)
-        run_killed(words, point, rig.work_dir)
+        return run_killed(words, point, rig.work_dir)
+
+    points = draw_points(rig.rng, calls, rig.count)
+    for index in range(len(points)):
+        point, killed = kill_at(rig.rng, calls, points, index, run_to)
         kept = is_same(disk, changed)
+        is_false = killed.has_said("undo") and not is_same(disk, recovery.before)
         verdict, said = recovery.judge(disk, undo, is_done=False)
-        if kept:
+        if is_false:
+            verdict, said = Verdict.FALSE_DONE, "undo called it done, and bytes differ from before"
+        elif kept:
             said = "killed before the first change; the next undo gave back every byte"
         yield Trial(verdict, point.name, said)
