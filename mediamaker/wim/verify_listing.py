@@ -131,10 +131,16 @@ def _solid_jobs(part: WimPartFile, run: SolidRun, state: VerifyState) -> Iterato
 def _integrity_jobs(part: WimPartFile, state: VerifyState) -> Iterator[Job]:
     header = part.wim.header
     resource = header.integrity
-    if not resource.size_in_wim:
+    if not (resource.size_in_wim or resource.offset or resource.uncompressed_size):
         return
     end = header.blob_table.end
     try:
+        # It is never compressed; wimlib refuses what is not so.
+        if not 0 < resource.size_in_wim == resource.uncompressed_size:
+            raise FormatError(
+                f"{part.path}: WIM integrity table: the header says {resource.size_in_wim} bytes "
+                f"at {resource.offset:#x}, of an original size of {resource.uncompressed_size}"
+            )
         # A SHA-1 a MiB at the least: more would be a lie that costs memory.
         if resource.size_in_wim > 4096 + 20 * (end // MIB + 1):
             raise FormatError(

@@ -146,6 +146,15 @@ def test_integrity_table(tree, tmp_path):
     for place in (0, 5, 13):
         broken = flip(path, header.integrity.offset + place, tmp_path / "broken.wim")
         assert "integrity" in verify_wim(broken).table_damage[0]
+    # The original size that the header gives, and the place of a table that there is not.
+    for place in range(0x8C, 0x94):
+        broken = flip(path, place, tmp_path / "broken.wim")
+        assert "integrity" in verify_wim(broken).table_damage[0]
+        assert not is_good_for_wimlib(broken)
+    bare = capture(tree, tmp_path / "bare.wim", "--compress=XPRESS")
+    broken = flip(bare, 0x84, tmp_path / "broken.wim")
+    assert "integrity" in verify_wim(broken).table_damage[0]
+    assert not is_good_for_wimlib(broken)
     # A reference count is in no blob: only the integrity table can tell.
     broken = flip(path, header.blob_table.offset + 27, tmp_path / "broken.wim")
     report = verify_wim(broken)

@@ -288,7 +288,10 @@ def install_lied_to(rig: Rig) -> Iterator[Trial]:
 
 @cell("install", "flush that lies for a while, then power cut", points=3, short=0)
 def install_lied_to_for_a_while(rig: Rig) -> Iterator[Trial]:
-    """The table that comes last is there, and what the disk lost before it is not."""
+    """The table that comes last is there, and what the disk lost before it is not.
+
+    `recovery check` looks at what starts WinRE: a loss elsewhere it can't name.
+    """
     shares: list[tuple[int, int | None]] = [(20, 30), (60, 65), (94, 98)]
     yield from _install_lied_to(rig, shares[: rig.count])
 
@@ -320,5 +323,8 @@ def _weigh_lied_to(point: str, ran: Killed, check: Killed, verdict: Verdict, sai
         return Trial(Verdict.WRONG_WORDS, point, f"the disk did not lie: {said}")
     if verdict is Verdict.LOST:
         return Trial(verdict, point, said)
-    is_named = check.exit_code == _CHECK_FAILED and not check.errors
-    return Trial(Verdict.NAMED if is_named else Verdict.FALSE_DONE, point, said)
+    if check.exit_code == _CHECK_FAILED and not check.errors:
+        return Trial(Verdict.NAMED, point, said)
+    # No verb compares an installed disk with its image later (docs/install.md).
+    is_silent = check.exit_code == 0 and not check.errors
+    return Trial(Verdict.UNKNOWABLE if is_silent else Verdict.WRONG_WORDS, point, said)

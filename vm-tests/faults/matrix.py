@@ -47,7 +47,7 @@ class Verdict(StrEnum):
     NAMED = "named"
     """The fault is on the medium, and the command found it and called it by its name."""
     UNKNOWABLE = "not to be known"
-    """Of disks that lie only: called done and not there; what was there before is whole."""
+    """Of disks that lie only: called done and not there, or not all; no verb finds it later."""
     HALF_VALID = "HALF VALID"
     """Looks like something it is not: must not be."""
     FALSE_DONE = "FALSE DONE"

@@ -34,8 +34,8 @@ _MEANINGS = {
     Verdict.REFUSED: "refused before anything was written, with the documented exit code",
     Verdict.NAMED: "the fault is on the medium, was found, and was called by its name",
     Verdict.UNKNOWABLE: (
-        "the disk lied; what was called done is not there, what was there before is whole; no read "
-        "can tell while the power is on"
+        "the disk lied, and what was called done is not there, or not all of it; no read can tell "
+        "while the power is on, and no verb finds it later"
     ),
     Verdict.HALF_VALID: "looks like something that it is not: must not be",
     Verdict.FALSE_DONE: "called done, and is not: must not be",
