@@ -131,7 +131,10 @@ def ways_to_alter(rig: Rig, wim: Path) -> tuple[tuple[str, Callable[[], None]], 
 
 @cell("install", "two runs at once", points=10, short=0)
 def two_runs(rig: Rig) -> Iterator[Trial]:
-    """A second run while the first is stopped: refused; of a file, one gets the name."""
+    """A second run while the first is stopped: refused, and the first one completes.
+
+    A file's is refused from when the first has begun with it; before that the second wins.
+    """
     windows = make_windows_rig(rig.work_dir)
     disk = copy_sparse(windows.used, rig.work_dir / "disk.img")
     with loop_device(disk) as device:
@@ -155,6 +158,8 @@ def two_runs(rig: Rig) -> Iterator[Trial]:
             verdict, said = Verdict.FALSE_DONE, f"{verdict.value}: {said}"
         elif ran.exit_code or ran.errors or trouble:
             verdict, said = Verdict.WRONG_WORDS, f"{ran.output[-200:]}; the second: {trouble}"
+        elif verdict is Verdict.COMPLETE:
+            verdict = Verdict.REFUSED
         yield Trial(
             verdict, f"device, call {number}", f"{said}; the second: {last_line(others[0].output)}"
         )
@@ -185,22 +190,18 @@ def _two_files(rig: Rig, windows: WindowsRig, whole: Path, clock_words: frozense
     words = _file_words(windows, disk)
     number = rig.rng.randrange(40, 1500)
     others: list[Killed] = []
-    first_bytes = rig.work_dir / "second-run.img"
-
-    def second() -> None:
-        others.append(run_plain(words))
-        if disk.exists():
-            copy_sparse(disk, first_bytes)
-
-    ran = run_meddled(words, number, rig.work_dir, second)
+    ran = run_meddled(words, number, rig.work_dir, lambda: others.append(run_plain(words)))
+    other = others[0]
     left = [path.name for path in folder.iterdir() if path != disk]
-    exits = f"exits {ran.exit_code} and {others[0].exit_code}"
-    if others[0].exit_code or left or not is_same(disk, first_bytes):
-        return Trial(Verdict.LOST, f"image file, call {number}", f"{exits}; left {left}")
+    point, exits = f"image file, call {number}", f"exits {ran.exit_code} and {other.exit_code}"
+    if left or {ran.exit_code, other.exit_code} != {0, 4}:
+        return Trial(Verdict.WRONG_WORDS, point, f"{exits}; left {left}")
     if not is_same(disk, whole, clock_words):
-        point = f"image file, call {number}"
         return Trial(Verdict.FALSE_DONE, point, f"{exits}; differs from a run to the end")
-    trouble = judge_refusal(ran, (4,), ("exists already",))
-    if trouble:
-        return Trial(Verdict.WRONG_WORDS, f"image file, call {number}", trouble)
-    return Trial(Verdict.COMPLETE, f"image file, call {number}", f"the second's, whole; {exits}")
+    if other.exit_code:
+        trouble = judge_refusal(other, (4,), ("another run of mediamaker",))
+        verdict, said = Verdict.REFUSED, f"the first's, whole; {exits}: {last_line(other.output)}"
+    else:
+        trouble = judge_refusal(ran, (4,), ("exists already",))
+        verdict, said = Verdict.COMPLETE, f"the second's, whole; {exits}"
+    return Trial(Verdict.WRONG_WORDS, point, trouble) if trouble else Trial(verdict, point, said)

@@ -100,6 +100,8 @@ def two_runs(rig: Rig) -> Iterator[Trial]:
         trouble = judge_refusal(others[0], (4,), ("in use", "locked", "busy", "another program"))
         if verdict not in BAD and (trouble or ran.exit_code or other.exists()):
             verdict, said = Verdict.WRONG_WORDS, f"{ran.output[-200:]}; the second: {trouble}"
+        elif verdict is Verdict.COMPLETE:
+            verdict = Verdict.REFUSED
         what = f"{'device' if is_device else 'image file'}, {'undo' if is_undo else 'add'}"
         yield Trial(verdict, f"{what}, call {number}", f"{said}; {last_line(others[0].output)}")
 

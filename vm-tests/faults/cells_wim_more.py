@@ -110,7 +110,10 @@ def _judge_altered(wim: WimRig, way: Way, out: Path, killed: Killed, point: str)
 
 @cell("wim optimize", "two runs at once", points=12, short=0)
 def two_runs(rig: Rig) -> Iterator[Trial]:
-    """A second run to its end while the first is stopped: each output is whole, one run wins."""
+    """A second run while the first is stopped: refused, and the first one's output is whole.
+
+    One that comes before the first has begun with its output is the only one, and wins.
+    """
     wim = make_wim_rig(rig.work_dir)
     folder = rig.work_dir / "out"
     folder.mkdir()
@@ -131,6 +134,11 @@ def two_runs(rig: Rig) -> Iterator[Trial]:
         verdict, said = wim.judge(way, out, is_done=True)
         left = [path.name for path in folder.iterdir() if path != out]
         exits = (killed.exit_code, seconds[0].exit_code)
-        if left or seconds[0].exit_code != 0 or killed.exit_code != (0 if way.has_old else 4):
+        said = f"{said}; {exits}: {last_line(seconds[0].output)}"
+        allowed = [(0, 4), (0 if way.has_old else 4, 0)]
+        trouble = exits[1] and judge_refusal(seconds[0], (4,), ("another run of mediamaker",))
+        if left or trouble or exits not in allowed:
             verdict, said = Verdict.WRONG_WORDS, f"exits {exits}, left {left}: {killed.output}"
-        yield Trial(verdict, f"{way.name}: the first stopped at call {number}", f"{said}; {exits}")
+        elif exits[1] and verdict is Verdict.COMPLETE:
+            verdict = Verdict.REFUSED
+        yield Trial(verdict, f"{way.name}: the first stopped at call {number}", said)
