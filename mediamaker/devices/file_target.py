@@ -20,6 +20,7 @@ from mediamaker.devices.new_file import (
     check_new_file,
     check_place,
     claim_name,
+    flush_name,
     give_name,
     hold_file,
     name_beside,
@@ -270,13 +271,8 @@ class FileTarget(Descriptor):
         self._partial_path = None
         self._is_new = False
         self.close()
-        # From here on it is complete; a directory that can't be flushed only means that the name
-        # may not outlive a power cut.
-        directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        # From here on it is complete, whatever becomes of its name in a power cut.
+        flush_name(self._path)
 
     def abort(self) -> str | None:
         """Remove what was written, unless it has its name or is to be gone on with."""

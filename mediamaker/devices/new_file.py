@@ -30,6 +30,8 @@ from mediamaker.errors import TargetRefusedError
 _PARTIAL, _LOCK = ".partial", ".lock"
 _DELETED = "#* (deleted)"
 _PLACEHOLDER = b"mediamaker: the name of a file that has none yet; may be removed when none runs\n"
+_CAN_NOT_FLUSH = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
+"""Of fsync(2), by file systems that know it for files only."""
 _NAME_SIZE_MAX = 255
 """NAME_MAX of every Linux file system that matters, in bytes."""
 
@@ -261,6 +263,25 @@ def give_name(partial: Path, target: Path) -> None:
         if target.exists():
             raise name_taken(target) from None
         partial.rename(target)
+
+
+def flush_name(target: Path) -> None:
+    """Have the name of a finished file outlive a power cut, where the file system can say so.
+
+    Raises:
+        OSError: it may not; the file is there, and complete.
+    """
+    try:
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:  # one that we may write, and not read
+        return
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in _CAN_NOT_FLUSH:
+            raise
+    finally:
+        os.close(folder)
 
 
 def name_taken(path: Path) -> TargetRefusedError:

@@ -19,6 +19,7 @@ from mediamaker.devices.new_file import (
     check_new_file,
     check_place,
     claimed_name,
+    flush_name,
     give_name,
     held_name,
     name_beside,
@@ -36,7 +37,7 @@ def open_output(path: Path, *, replace: bool) -> Iterator[Path]:
     Raises:
         TargetRefusedError: the name is taken (without ``replace``, or not by a regular file),
             another run is making it, or the directory does not let us; TargetIOError: flushing or
-            naming it failed.
+            naming it failed, or flushing its name.
     """
     with open_outputs([path], replace=replace) as (partial_path,):
         yield partial_path
@@ -148,15 +149,15 @@ def _publish_all(partial_paths: list[Path], targets: list[Path], *, replace: boo
             for target in named:
                 with contextlib.suppress(OSError):
                     target.unlink(missing_ok=True)
-    # Complete from here on; a directory that can't be flushed only means that the names may not
-    # outlive a power cut.
-    for directory in {target.parent for target in targets}:
-        with contextlib.suppress(OSError):
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    for target in {target.parent: target for target in targets}.values():
+        try:
+            flush_name(target)
+        except OSError as error:
+            raise TargetIOError(
+                f"{target}: is complete, but its name could not be flushed: {error.strerror}; a "
+                "power cut may take it back",
+                hint="look after the disk that holds it, then make it again",
+            ) from error
 
 
 def _publish(partial_path: Path, target: Path, named: list[Path], *, replace: bool) -> None:

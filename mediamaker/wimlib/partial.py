@@ -8,6 +8,7 @@ once; a floor below can't use it, and libwim's own files must not be half there 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from mediamaker.errors import TargetIOError, TargetRefusedError
 
+_CAN_NOT_FLUSH = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOSYS})
 _NAME_SIZE_MAX = 255
 """NAME_MAX, in bytes."""
 
@@ -73,12 +75,17 @@ def _publish(partial: Path, target: Path, *, replace: bool) -> None:
                 raise _name_taken(target) from None
             partial.rename(target)
     # The file is complete; without this its name might not outlive a power cut.
-    with contextlib.suppress(OSError):
+    try:
         descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    except PermissionError:  # a directory that we may write, and not read
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CAN_NOT_FLUSH:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _name_taken(path: Path) -> TargetRefusedError:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Outputs are there whole or not at all."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mediamaker.errors import TargetRefusedError, UsageError
+from mediamaker.errors import TargetIOError, TargetRefusedError, UsageError
 from mediamaker.wim.output import check_outputs, open_output, open_outputs
 
 
@@ -162,6 +163,31 @@ def test_what_is_flushed_is_the_file_and_then_its_directory(tmp_path):
     assert f"<{os.path.realpath(tmp_path)}>" in calls[2]
 
 
+@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS, errno.EINVAL])
+def test_a_name_that_can_not_be_flushed_is_not_called_done(tmp_path, monkeypatch, number):
+    """But for file systems that flush files only."""
+    real = os.fsync
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    def make():
+        with open_output(tmp_path / "out", replace=True) as partial:
+            partial.write_bytes(b"new")
+
+    (tmp_path / "out").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", fsync)
+    if number == errno.EINVAL:
+        make()
+    else:
+        with pytest.raises(TargetIOError, match="its name could not be flushed"):
+            make()
+    assert (tmp_path / "out").read_bytes() == b"new"
+    assert names(tmp_path) == {"out"}
+
+
 def test_what_a_killed_run_left_goes_with_the_next_one(tmp_path):
     """Also what a library put beside it; nothing of another name's, or of a run that goes on."""
     left = ".out.wim.mediamaker-0123abcd"
@@ -171,10 +197,12 @@ def test_what_a_killed_run_left_goes_with_the_next_one(tmp_path):
         (tmp_path / name).write_bytes(b"half")
     with open_output(tmp_path / "out.wim", replace=False) as one:
         assert names(tmp_path) == kept | {one.name, one.with_suffix(".lock").name}
-        with open_output(tmp_path / "out.wim", replace=True) as other:
-            assert one.exists()
-            other.write_bytes(b"other")
+        with (
+            pytest.raises(TargetRefusedError, match="another run"),
+            open_output(tmp_path / "out.wim", replace=True),
+        ):
+            pass
+        assert one.exists()
         one.write_bytes(b"one")
-        (tmp_path / "out.wim").unlink()
     assert names(tmp_path) == kept | {"out.wim"}
     assert (tmp_path / "out.wim").read_bytes() == b"one"

@@ -183,6 +183,8 @@ def _weigh(rig: Rig, holder: _Holder, name: str, ran: _Ran) -> Trial:
     trouble = judge_refusal(ran.command, (3, 4, 6), ("input/output", "i/o", "read-only"))
     if trouble is None and "out.wim" not in last_line(ran.command.output):
         trouble = f"names no file: {ran.words}"
+    if not is_old and trouble is None and "its name could not be flushed" in ran.words:
+        return Trial(Verdict.NAMED, name, ran.words)
     if not is_old:
         trouble = f"the new file is there, whole, and was not called done: {trouble or ran.words}"
     verdict = Verdict.AS_BEFORE if trouble is None else Verdict.WRONG_WORDS
