@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from faults.kill import Killed, Point, count_calls, draw_points, kill_at, run_killed
@@ -25,6 +25,12 @@ def kill_add_mbr(rig: Rig) -> Iterator[Trial]:
     yield from _kill_add(rig, "mbr", is_device=False)
 
 
+@cell("recovery add", "4Kn: kill -9", points=12, short=0)
+def kill_add_4kn(rig: Rig) -> Iterator[Trial]:
+    """Sectors of 4096 bytes, on a device."""
+    yield from _kill_add(rig, "gpt-4kn", is_device=True)
+
+
 def _kill_add(rig: Rig, kind: str, *, is_device: bool) -> Iterator[Trial]:
     recovery = make_recovery_rig(rig.work_dir, kind=kind)
     disk, undo = rig.work_dir / f"disk-{kind}.img", rig.work_dir / "undo"
@@ -33,15 +39,20 @@ def _kill_add(rig: Rig, kind: str, *, is_device: bool) -> Iterator[Trial]:
         undo.unlink(missing_ok=True)
         copy_sparse(recovery.before, disk)
 
+    def opened() -> AbstractContextManager[Path]:
+        if not is_device:
+            return nullcontext(disk)
+        return loop_device(disk, sector_size=recovery.sector_size)
+
     fresh()
-    with loop_device(disk) if is_device else nullcontext(disk) as target:
+    with opened() as target:
         words = _add_words(recovery, target, undo, is_device)
         calls = count_calls(words, rig.work_dir, target=target)
     assert recovery.judge(disk, undo, is_done=True)[0] is Verdict.COMPLETE
 
     def run_to(point: Point) -> Killed:
         fresh()
-        with loop_device(disk) if is_device else nullcontext(disk) as target:
+        with opened() as target:
             words = _add_words(recovery, target, undo, is_device)
             return run_killed(words, point, rig.work_dir, target=target)
 
@@ -56,7 +67,7 @@ def _kill_add(rig: Rig, kind: str, *, is_device: bool) -> Iterator[Trial]:
             _remove(rig.work_dir, left)
         yield Trial(verdict, point.name, said)
     fresh()
-    with loop_device(disk) if is_device else nullcontext(disk) as target:
+    with opened() as target:
         run(*_add_words(recovery, target, undo, is_device))
     verdict, said = recovery.judge(disk, undo, is_done=True)
     if verdict is not Verdict.COMPLETE:

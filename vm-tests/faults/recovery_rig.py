@@ -18,12 +18,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from faults.matrix import Verdict
-from faults.media_rig import is_equal
+from faults.media_rig import block_path, is_equal
 from faults.outcomes import last_line
 from faults.windows_rig import (
     copy_sparse,
     differences,
     is_same,
+    make_windows_rig,
     mediamaker,
     partitions_of,
     run,
@@ -49,6 +50,7 @@ class RecoveryRig:
     work_dir: Path
     expected: Path
     clock_words: frozenset[int]
+    sector_size: int = 512
 
     @property
     def options(self) -> tuple[object, ...]:
@@ -106,12 +108,17 @@ def make_recovery_rig(
 ) -> RecoveryRig:
     """Make the disk in ``folder``, and the Winre.wim in ``source_dir``, if a guest needs it.
 
-    ``sectors_more`` are at the disk's end.
+    ``kind`` is "gpt", "mbr" or "gpt-4kn"; ``sectors_more`` are at the disk's end.
     """
-    make = make_gpt_disk if kind == "gpt" else make_mbr_disk
-    disk = make(folder, windows_size=windows_size, filler_size=12 * MIB)
     before = folder / f"before-{kind}.img"
-    disk.path.rename(before)
+    sector_size = 4096 if kind == "gpt-4kn" else 512
+    if sector_size == 4096:
+        # No foreign tool of ours makes a Windows on such a disk.
+        (folder / "windows").mkdir()
+        make_windows_rig(folder / "windows", sector_size=sector_size).expected.rename(before)
+    else:
+        make = make_gpt_disk if kind == "gpt" else make_mbr_disk
+        make(folder, windows_size=windows_size, filler_size=12 * MIB).path.rename(before)
     if sectors_more:
         with before.open("r+b") as file:
             file.truncate(before.stat().st_size + sectors_more * 512)
@@ -121,7 +128,7 @@ def make_recovery_rig(
     run("fallocate", "--dig-holes", before)
     expected, again = (folder / f"{name}-{kind}.img" for name in ("expected", "again"))
     winre = make_winre(source_dir or folder)
-    rig = RecoveryRig(before, winre, folder, expected, frozenset())
+    rig = RecoveryRig(before, winre, folder, expected, frozenset(), sector_size)
     rig.scratch.mkdir()
     for number, path in enumerate((expected, again)):
         time.sleep(number * _FAT_TIME_STEP_SECONDS)
@@ -138,9 +145,10 @@ def make_recovery_rig(
     return replace(rig, clock_words=frozenset(clock_words))
 
 
-def winre_of(disk: Path) -> bytes:
+def winre_of(disk: Path, *, sector_size: int = 512) -> bytes:
     """By ntfscat, out of the partition that was made."""
-    (place,) = [place for place in partitions_of(disk) if place[1] == RECOVERY_SIZE]
+    places = _places(disk, sector_size)
+    (place,) = [place for place in places if place[1] == RECOVERY_SIZE]
     with _volume(disk, *place) as volume:
         done = subprocess.run(
             ["ntfscat", "--force", volume, "/Recovery/WindowsRE/Winre.wim"],
@@ -161,13 +169,16 @@ def _find_troubles(rig: RecoveryRig) -> Iterator[str]:
         table = run_any("sfdisk", "--verify", disk)
         if table.returncode:
             yield table.stdout + table.stderr
-    elif "No problems found" not in (said := run("sgdisk", "--verify", disk)):
-        yield said
-    if winre_of(disk) != rig.winre.read_bytes():
+    else:
+        with block_path(disk, rig.sector_size) as path:
+            said = run("sgdisk", "--verify", path)
+        if "No problems found" not in said:
+            yield said
+    if winre_of(disk, sector_size=rig.sector_size) != rig.winre.read_bytes():
         yield "another Winre.wim is on the disk"
-    old, new = (dict(partitions_of(path)) for path in (rig.before, disk))
-    windows = max(old, key=lambda start: old[start])
+    old, new = (dict(_places(path, rig.sector_size)) for path in (rig.before, disk))
     system = min(old)
+    windows = max(old.keys() - {system}, key=lambda start: old[start])
     for start, size in old.items():
         if start not in {windows, system} and not is_equal(disk, rig.before, start, size):
             yield f"the partition at {start:#x} is not as before"
@@ -178,6 +189,11 @@ def _find_troubles(rig: RecoveryRig) -> Iterator[str]:
         done = run_any("diff", "--recursive", "--brief", left, right)
     lines = (done.stdout + done.stderr).splitlines()
     yield from (line for line in lines if "/Recovery/ReAgent.xml " not in line)
+
+
+def _places(disk: Path, sector_size: int) -> list[tuple[int, int]]:
+    with block_path(disk, sector_size) as path:
+        return partitions_of(path)
 
 
 @contextmanager

@@ -32,7 +32,6 @@ _WITHOUT_A_ROW = """
 - A fake capacity, with `recovery add` and `wim optimize`: there is a Windows, or a file system, on
   the disk, whose end is in use; a false disk has lost that before the command came. Neither looks
   for it.
-- 4096-byte sectors, with `recovery add`: not built. `install` onto them is in the table.
 - EIO and unplugging, with `undo`: not built. What it ends early, as a kill does, is in the table.
 - The source alone unplugged, with `recovery add` and `wim optimize`: a source that can't be read is
   among the EIO of `wim optimize`; `recovery add` reads its Winre.wim before it changes anything.
