@@ -9,7 +9,7 @@ import pytest
 from faults import run as faults_run
 from faults.all_cells import CELLS
 from faults.matrix import BAD, Cell, CellResult, Trial, Verdict, run_cell
-from faults.report import show_matrix
+from faults.report import read_page, show_matrix
 
 SHORT = [chosen for chosen in CELLS if chosen.short]
 
@@ -71,3 +71,27 @@ def test_kept_is_only_what_was_asked_in_the_same_way(
     # More trials than were asked for are not the same run either.
     whole = faults_run._read_kept(0, argparse.Namespace(seed="1", short=True))
     assert (whole is not None) is (seed == "1" and is_short)
+
+
+def test_rows_of_a_page_before_are_marked_and_never_kept_twice(tmp_path):
+    first, second = (
+        Cell("create", fault, 1, 1, lambda _: [Trial(Verdict.BLANK, "")])
+        for fault in ("nothing", "much")
+    )
+
+    def ran(chosen, commit):
+        return run_cell(
+            chosen, seed="1", is_short=False, work_dir=tmp_path, out_dir=tmp_path, commit=commit
+        )
+
+    old = [(first, ran(first, "aaa")), (second, ran(second, "aaa"))]
+    earlier = read_page(show_matrix(old, date="before", seed="1"))
+    new = [(first, ran(first, "bbb")), (second, None)]
+    page = show_matrix(new, date="today", seed="1", earlier=earlier)
+    assert "1 trials in 1 cells: **0 went wrong**." in page
+    assert "1 rows, with °, and their 1 trials are of the page before, from commit `aaa`" in page
+    assert "| create | nothing | 1 | 1 blank | 0 | 0 |" in page
+    assert "| create | much ° | 1 | 1 blank | 0 | 0 |" in page
+    last = show_matrix([(second, None)], date="later", seed="1", earlier=read_page(page))
+    assert "| create | much | not run | | | |" in last
+    assert read_page("no page") is None

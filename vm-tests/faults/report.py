@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from faults.matrix import BAD, Cell, CellResult, Verdict
 
@@ -58,20 +60,90 @@ _MEANINGS = {
 }
 
 
-def show_matrix(cells: Sequence[tuple[Cell, CellResult | None]], *, date: str, seed: str) -> str:
-    """The whole page, verb by verb; a cell without a result was not run."""
+_EARLIER_MARK = " °"
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierPage:
+    """Of a page that was made before: what it was made from, and its good rows by their cells."""
+
+    commits: str
+    rows: Mapping[tuple[str, str], str]
+
+
+def read_page(text: str) -> EarlierPage | None:
+    """None for a text that is no page of the matrix; what it had itself from before is left out."""
+    found = re.search(
+        r"^Made by `make faults` on .*, from (.*); do not edit\.$", text, re.MULTILINE
+    )
+    if found is None:
+        return None
+    rows = {}
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.strip("|").split("|")]
+        if len(fields) == 6 and fields[2].isdecimal() and fields[4] == "0":
+            rows[fields[0], fields[1]] = line
+    return EarlierPage(found[1], rows)
+
+
+def show_matrix(
+    cells: Sequence[tuple[Cell, CellResult | None]],
+    *,
+    date: str,
+    seed: str,
+    earlier: EarlierPage | None = None,
+) -> str:
+    """The whole page, verb by verb; a cell without a result has its ``earlier`` row, or none."""
     verbs = list(dict.fromkeys(chosen.verb for chosen, _ in cells))
     cells = sorted(cells, key=lambda pair: verbs.index(pair[0].verb))
     results = [result for _, result in cells if result is not None]
+    rows = earlier.rows if earlier is not None else {}
+    kept = {
+        (chosen.verb, chosen.fault): rows[chosen.verb, chosen.fault]
+        for chosen, result in cells
+        if result is None and (chosen.verb, chosen.fault) in rows
+    }
+    gone = [(c, r) for c, r in cells if (c.verb, c.fault) not in kept]
+    head = _show_head(results, gone, date=date, seed=seed)
+    if earlier is not None and kept:
+        trial_count = sum(int(row.split("|")[3]) for row in kept.values())
+        head = head.replace(
+            "\n\nEach row",
+            f"\n{len(kept)} rows, with °, and their {trial_count} trials are of the page before, "
+            f"from {earlier.commits}.\n\nEach row",
+        )
+    lines = [f"| {verdict} | {meaning} |" for verdict, meaning in _MEANINGS.items()]
+    lines += [
+        "",
+        "| verb | fault | trials | what was left | went wrong | s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for chosen, result in cells:
+        if result is not None:
+            lines.append(_show_row(chosen, result))
+        elif row := kept.get((chosen.verb, chosen.fault)):
+            lines.append(row.replace(f" {chosen.fault} ", f" {chosen.fault}{_EARLIER_MARK} ", 1))
+        else:
+            lines.append(f"| {chosen.verb} | {chosen.fault} | not run | | | |")
+    return head + "\n".join(lines) + "\n" + _show_troubles(results) + _WITHOUT_A_ROW
+
+
+def _show_head(
+    results: Sequence[CellResult],
+    cells: Sequence[tuple[Cell, CellResult | None]],
+    *,
+    date: str,
+    seed: str,
+) -> str:
     commits = Counter(result.commit for result in results)
     missing = sum(_count_missing(chosen, result) for chosen, result in cells)
     left_out = f"; {missing} trials are missing" if missing else ""
-    if len(results) < len(cells):
-        left_out += f"; {len(cells) - len(results)} cells were not run"
+    if not_run := sum(result is None for _, result in cells):
+        left_out += f"; {not_run} cells were not run"
     trials = [trial for result in results for trial in result.trials]
     bad_count = sum(trial.verdict in BAD for trial in trials)
     bad_count += sum(result.trouble is not None for result in results)
-    head = _HEAD.format(
+    return _HEAD.format(
         date=date,
         commits=", ".join(f"commit `{commit}` ({n} cells)" for commit, n in commits.items()),
         left_out=left_out,
@@ -80,28 +152,18 @@ def show_matrix(cells: Sequence[tuple[Cell, CellResult | None]], *, date: str, s
         cell_count=len(results),
         bad_count=bad_count,
     )
-    lines = [f"| {verdict} | {meaning} |" for verdict, meaning in _MEANINGS.items()]
-    lines += [
-        "",
-        "| verb | fault | trials | what was left | went wrong | s |",
-        "|---|---|---|---|---|---|",
-    ]
-    for chosen, result in cells:
-        if result is None:
-            lines.append(f"| {chosen.verb} | {chosen.fault} | not run | | | |")
-            continue
-        counts = result.counts
-        good = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v] and v not in BAD)
-        bad = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v] and v in BAD)
-        if result.trouble is not None:
-            bad = f"{bad}, not run to its end" if bad else "not run to its end"
-        is_short = _count_missing(chosen, result) > 0
-        count = f"{len(result.trials)}" + (f" of {chosen.points}" if is_short else "")
-        lines.append(
-            f"| {result.verb} | {result.fault} | {count} | {good} | {bad or '0'} "
-            f"| {result.seconds:.0f} |"
-        )
-    return head + "\n".join(lines) + "\n" + _show_troubles(results) + _WITHOUT_A_ROW
+
+
+def _show_row(chosen: Cell, result: CellResult) -> str:
+    counts = result.counts
+    good = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v] and v not in BAD)
+    bad = ", ".join(f"{counts[v]} {v}" for v in Verdict if counts[v] and v in BAD)
+    if result.trouble is not None:
+        bad = f"{bad}, not run to its end" if bad else "not run to its end"
+    is_short = _count_missing(chosen, result) > 0
+    count = f"{len(result.trials)}" + (f" of {chosen.points}" if is_short else "")
+    words = f"| {result.verb} | {result.fault} | {count} | {good} | {bad or '0'} "
+    return f"{words}| {result.seconds:.0f} |"
 
 
 def _count_missing(chosen: Cell, result: CellResult | None) -> int:

@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "vm-tests")]
 
 from faults.all_cells import CELLS  # noqa: E402
 from faults.matrix import CellResult, run_cell  # noqa: E402
-from faults.report import show_matrix  # noqa: E402
+from faults.report import read_page, show_matrix  # noqa: E402
 
 OUT = ROOT / "out" / "faults"
 _PR_SET_PDEATHSIG = 1
@@ -79,7 +79,9 @@ def main() -> int:
         known = [
             (chosen, results.get(n) or _read_result(n, args.seed)) for n, chosen in enumerate(CELLS)
         ]
-        args.page.write_text(show_matrix(known, date=_today(), seed=args.seed))
+        earlier = read_page(args.page.read_text()) if args.keep and args.page.exists() else None
+        page = show_matrix(known, date=_today(), seed=args.seed, earlier=earlier)
+        args.page.write_text(page)
     return 0 if ordered and all(result.is_good for result in ordered) else 1
 
 
