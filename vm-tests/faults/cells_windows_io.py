@@ -32,6 +32,7 @@ from mediamaker.units import KIB, MIB
 from mediamaker.vm.disk import Bus
 
 _FAILED = ("input/output error", "failed", "i/o error")
+_NO_DISK = 3
 _CHECK_FAILED = 5
 GROUP_SIZE = 3
 """Disks of one guest."""
@@ -292,7 +293,7 @@ def install_lied_to_for_a_while(rig: Rig) -> Iterator[Trial]:
 
     `recovery check` looks at what starts WinRE: a loss elsewhere it can't name.
     """
-    shares: list[tuple[int, int | None]] = [(20, 30), (60, 65), (94, 98)]
+    shares: list[tuple[int, int | None]] = [(20, 30), (45, 70), (94, 98)]
     yield from _install_lied_to(rig, shares[: rig.count])
 
 
@@ -320,10 +321,13 @@ def _weigh_lied_to(point: str, ran: Killed, check: Killed, verdict: Verdict, sai
         words = f"exit {ran.exit_code}: {last_line(ran.output)} {ran.errors[-200:]}"
         return Trial(Verdict.WRONG_WORDS, point, words)
     if verdict is Verdict.COMPLETE:
-        return Trial(Verdict.WRONG_WORDS, point, f"the disk did not lie: {said}")
+        is_for_a_while = " to " in point
+        verdict = Verdict.COMPLETE if is_for_a_while else Verdict.WRONG_WORDS
+        return Trial(verdict, point, f"what it lost was there from before: {said}")
     if verdict is Verdict.LOST:
         return Trial(verdict, point, said)
-    if check.exit_code == _CHECK_FAILED and not check.errors:
+    is_bare = check.exit_code == _NO_DISK and "no partition table" in said
+    if (check.exit_code == _CHECK_FAILED or is_bare) and not check.errors:
         return Trial(Verdict.NAMED, point, said)
     # No verb compares an installed disk with its image later (docs/install.md).
     is_silent = check.exit_code == 0 and not check.errors
