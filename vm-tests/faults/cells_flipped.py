@@ -129,12 +129,13 @@ def _file_places(
     files = [path for path in files if path.stat().st_size >= 2 * _SAMPLE_SIZE]
     for path in files:
         data = path.read_bytes()
-        # Of files that are alike, the one that is found need not be this one.
-        twins = tuple(other.name.lower() for other in files if other.read_bytes() == data)
         sample = rig.rng.randrange(len(data) // _SAMPLE_SIZE) * _SAMPLE_SIZE
-        at = volume.find(data[sample : sample + _SAMPLE_SIZE])
+        part = data[sample : sample + _SAMPLE_SIZE]
+        at = volume.find(part)
         if at >= 0:
             at += start + rig.rng.randrange(_SAMPLE_SIZE)
+            # What others have as well may be found in one of them.
+            twins = tuple(other.name.lower() for other in files if part in other.read_bytes())
             places.append(_Place(f"contents of {path.name}", at, twins))
     return places
 
