@@ -77,7 +77,10 @@ class RecoveryRig:
         is_untouched = is_same(disk, self.before)
         is_complete = not is_untouched and self._is_complete(disk)
         if is_done and not is_complete:
-            return Verdict.FALSE_DONE, "called done, and differs from a run to the end"
+            words = sorted(differences(disk, self.expected, self.clock_words))
+            places = ", ".join(f"{word * 8:#x}" for word in words[:6])
+            said = f"differs from a run to the end in {len(words)} words: {places}"
+            return Verdict.FALSE_DONE, f"called done, and {said}"
         if not undo.exists():
             if is_untouched:
                 return Verdict.AS_BEFORE, "not a byte is changed, and there is no undo file"
@@ -140,7 +143,7 @@ def make_recovery_rig(
     again.unlink()
     if len(clock_words) > _CLOCK_WORDS_MAX:
         raise RuntimeError(f"two runs differ in {len(clock_words)} words: more than times do")
-    if troubles := list(_find_troubles(rig)):
+    if troubles := list(find_troubles(rig)):
         raise RuntimeError(f"a run to the end is not complete: {'; '.join(troubles)}")
     return replace(rig, clock_words=frozenset(clock_words))
 
@@ -160,7 +163,8 @@ def winre_of(disk: Path, *, sector_size: int = 512) -> bytes:
 # What others say of the disk that all are compared with
 
 
-def _find_troubles(rig: RecoveryRig) -> Iterator[str]:
+def find_troubles(rig: RecoveryRig) -> Iterator[str]:
+    """Of ``rig.expected``."""
     disk = rig.expected
     check = run_any(*mediamaker("recovery", "check", disk, "--json"))
     if check.returncode:
