@@ -54,6 +54,14 @@ class _Ran:
         return f"exit {self.command.exit_code}: {last_line(self.command.output)}"
 
 
+class _NeverPulledError(RuntimeError):
+    """The run ended ahead of the byte at which it was to be unplugged."""
+
+    def __init__(self, at: int, told: Told) -> None:
+        super().__init__(f"ended ahead of {at} bytes: {told}")
+        self.written_size = told.written_size
+
+
 @cell("wim optimize", "EIO", points=9, short=0)
 def disk_fails(rig: Rig) -> Iterator[Trial]:
     """While the source is read, and while the output is written."""
@@ -83,7 +91,12 @@ def unplugged(rig: Rig) -> Iterator[Trial]:
     holder = _make_holder(rig)
     for percent in (1, 25, 50, 99)[: rig.count]:
         at = max(1, holder.size * percent // 100)
-        yield _weigh(rig, holder, f"at {percent} %", _run(rig, holder, Faults(), at))
+        try:
+            ran = _run(rig, holder, Faults(), at)
+        except _NeverPulledError as error:
+            # The kernel writes some blocks twice, or once: that run was a shorter one.
+            ran = _run(rig, holder, Faults(), error.written_size * percent // 100)
+        yield _weigh(rig, holder, f"at {percent} %", ran)
 
 
 def _bad_disks(holder: _Holder) -> dict[str, Faults]:
@@ -159,7 +172,7 @@ umount -l /mnt/bad || true
             if pulled_at is None:
                 machine.machine.wait_for_serial(_ENDED, timeout=_TIMEOUT_SECONDS)
             elif not unplug_at(machine, faulty, pulled_at):
-                raise RuntimeError(f"ended ahead of {pulled_at} bytes: {faulty.told()}")
+                raise _NeverPulledError(pulled_at, faulty.told())
             result = machine.wait(timeout=_TIMEOUT_SECONDS)
         told = faulty.told()
     assert result.exit_code == 0, result.output
