@@ -2,7 +2,7 @@
 ; A boot sector that shows whether an accelerator runs what BIOS boot managers do: real mode and
 ; BIOS calls, 16-bit protected mode, and back, many times. There are hosts on which KVM opens and
 ; then hangs in the second, or steps through it instruction by instruction: 16.8 million rounds of a
-; loop, which QEMU's TCG does in 0.1 s, took 37 s on one. So the time limit tells them apart by far.
+; loop, which QEMU's TCG does in 0.2 s, took 37 s on one. So the time limit tells them apart by far.
 ;
 ; In: started by a BIOS, 0:7C00. The text at TEXT_OFFSET, a zero after it, is stored with every
 ; byte XORed with MASK. Each round turns it once, in protected mode and by protected mode's own

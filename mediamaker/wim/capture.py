@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
+from mediamaker.devices.new_file import claimed_name
 from mediamaker.errors import NotRepresentableError, SourceError, UsageError
 from mediamaker.execute.progress import OnEvent
 from mediamaker.wim.changing import changed_wim
@@ -85,13 +86,18 @@ def capture_image(
 
     Raises:
         SourceError: the source can't be read, or names in it are not UTF-8; TargetRefusedError:
-            it is in use, or ``path`` is taken; UsageError: the configuration or a name does not do.
+            it is in use, or ``path`` is taken, or another run is making it; UsageError: the
+            configuration or a name does not do.
     """
     kind, survey = _look_at(request)
     meter = WimMeter(on_event, cancel=cancel)
     wanted = encoding or Encoding()
     check_outputs([path], replace=replace_existing)
-    with Wim.create(wanted.compression, on_event=meter) as wim, _names_told(request):
+    with (
+        claimed_name(Path(os.path.realpath(path))),
+        Wim.create(wanted.compression, on_event=meter) as wim,
+        _names_told(request),
+    ):
         number = _add(wim, request, kind)
         _leave_out_output(wim, number, request, path, meter)
         flags = set_encoding(wim, wanted)

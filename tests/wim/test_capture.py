@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mediamaker.devices.new_file import claimed_name
 from mediamaker.errors import SourceError, TargetRefusedError, UsageError
 from mediamaker.execute.progress import Progress, ignore_event
 from mediamaker.wim.capture import CaptureRequest, append_image, capture_image
@@ -247,6 +248,14 @@ def test_refusals_leave_nothing(tree, tmp_path):
     with pytest.raises(SourceError, match="no such file"):
         capture(tree, path, append=True)
     assert listing(tmp_path) == before
+
+
+def test_a_wim_that_another_run_is_making_is_refused(tree, tmp_path):
+    out = tmp_path / "out.wim"
+    with claimed_name(out), pytest.raises(TargetRefusedError, match="another run of mediamaker"):
+        capture(tree, out, replace=True)
+    assert not out.exists()
+    capture(tree, out)
 
 
 def test_ctrl_c_leaves_nothing(tree, tmp_path):

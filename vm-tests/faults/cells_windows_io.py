@@ -273,7 +273,7 @@ def recovery_lied_to(rig: Rig) -> Iterator[Trial]:
     ):
         check = run_plain(mediamaker("recovery", "check", disk, "--json"))
         verdict, said = recovery.judge(disk, rig.out_dir / f"undo{number}", is_done=False)
-        yield _weigh_lied_to(one.name, ran, check, verdict, said)
+        yield _weigh_lied_to(one, ran, check, verdict, said)
 
 
 @cell("install", "flush that lies, then power cut", points=3, short=0)
@@ -311,17 +311,17 @@ def _install_lied_to(rig: Rig, shares: Sequence[tuple[int, int | None]]) -> Iter
     for one, disk, ran in zip(bad, disks, run_group(rig, bad, disks, words), strict=True):
         verdict, said = windows.judge(disk)
         check = run_plain(mediamaker("recovery", "check", disk, "--json"))
-        yield _weigh_lied_to(one.name, ran, check, verdict, said)
+        yield _weigh_lied_to(one, ran, check, verdict, said)
 
 
-def _weigh_lied_to(point: str, ran: Killed, check: Killed, verdict: Verdict, said: str) -> Trial:
-    """What wrote can't know; what looks later must."""
+def _weigh_lied_to(bad: Bad, ran: Killed, check: Killed, verdict: Verdict, said: str) -> Trial:
+    """What wrote can't know; what looks later must, where the disk lost what comes last as well."""
+    point, is_for_a_while = bad.name, bad.faults.lies_until_size is not None
     said = f"{said}; recovery check: exit {check.exit_code}: {last_line(check.output)}"
     if ran.exit_code or ran.errors:
         words = f"exit {ran.exit_code}: {last_line(ran.output)} {ran.errors[-200:]}"
         return Trial(Verdict.WRONG_WORDS, point, words)
     if verdict is Verdict.COMPLETE:
-        is_for_a_while = " to " in point
         verdict = Verdict.COMPLETE if is_for_a_while else Verdict.WRONG_WORDS
         return Trial(verdict, point, f"what it lost was there from before: {said}")
     if verdict is Verdict.LOST:
@@ -329,6 +329,7 @@ def _weigh_lied_to(point: str, ran: Killed, check: Killed, verdict: Verdict, sai
     is_bare = check.exit_code == _NO_DISK and "no partition table" in said
     if (check.exit_code == _CHECK_FAILED or is_bare) and not check.errors:
         return Trial(Verdict.NAMED, point, said)
+    if check.exit_code or check.errors:
+        return Trial(Verdict.WRONG_WORDS, point, said)
     # No verb compares an installed disk with its image later (docs/install.md).
-    is_silent = check.exit_code == 0 and not check.errors
-    return Trial(Verdict.UNKNOWABLE if is_silent else Verdict.WRONG_WORDS, point, said)
+    return Trial(Verdict.UNKNOWABLE if is_for_a_while else Verdict.FALSE_DONE, point, said)

@@ -64,11 +64,9 @@ def state_environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "XDG_STATE_HOME": str(folder.absolute())}
 
 
-def run_json(
-    *words: object, env: Mapping[str, str] | None = None, before: Sequence[object] = ()
-) -> Ran:
-    """Run it here; ``before`` are words ahead of the command (strace and the like)."""
-    command = [*map(str, before), *mediamaker(*words, "--json")]
+def run_json(*words: object, env: Mapping[str, str] | None = None) -> Ran:
+    """Run it here."""
+    command = mediamaker(*words, "--json")
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     return parse_ran(done.returncode, done.stdout, done.stderr)
 

@@ -15,7 +15,7 @@ _HEAD = """\
 
 Made by `make faults` on {date}, seed `{seed}`, from {commits}; do not edit.
 {trial_count} trials in {cell_count} cells: **{bad_count} went wrong**{left_out}.
-
+{earlier}
 Each row is a fault done to a verb, again and again, and what was left, by verdict. A trial is a
 real run of the command; of a power cut it is one state that a real run, recorded in a guest below
 QEMU, can leave: all that was flushed, and any of what was not, in any order, torn at a sector's
@@ -103,15 +103,15 @@ def show_matrix(
         for chosen, result in cells
         if result is None and (chosen.verb, chosen.fault) in rows
     }
-    gone = [(c, r) for c, r in cells if (c.verb, c.fault) not in kept]
-    head = _show_head(results, gone, date=date, seed=seed)
+    told = ""
     if earlier is not None and kept:
         trial_count = sum(int(row.split("|")[3]) for row in kept.values())
-        head = head.replace(
-            "\n\nEach row",
-            f"\n{len(kept)} rows, with °, and their {trial_count} trials are of the page before, "
-            f"from {earlier.commits}.\n\nEach row",
+        told = (
+            f"{len(kept)} rows, with °, and their {trial_count} trials are of the page before, "
+            f"from {earlier.commits}.\n"
         )
+    fresh = [(c, r) for c, r in cells if (c.verb, c.fault) not in kept]
+    head = _show_head(results, fresh, date=date, seed=seed, earlier=told)
     lines = [f"| {verdict} | {meaning} |" for verdict, meaning in _MEANINGS.items()]
     lines += [
         "",
@@ -134,6 +134,7 @@ def _show_head(
     *,
     date: str,
     seed: str,
+    earlier: str,
 ) -> str:
     commits = Counter(result.commit for result in results)
     missing = sum(_count_missing(chosen, result) for chosen, result in cells)
@@ -147,6 +148,7 @@ def _show_head(
         date=date,
         commits=", ".join(f"commit `{commit}` ({n} cells)" for commit, n in commits.items()),
         left_out=left_out,
+        earlier=earlier,
         seed=seed,
         trial_count=len(trials),
         cell_count=len(results),
