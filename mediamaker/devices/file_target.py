@@ -19,7 +19,7 @@ from mediamaker.devices.descriptor import Descriptor
 from mediamaker.devices.new_file import (
     check_new_file,
     check_place,
-    claim_name,
+    claimed_name,
     flush_name,
     give_name,
     hold_file,
@@ -56,7 +56,7 @@ class FileTarget(Descriptor):
         is_new: bool,
         is_replacing: bool,
         keeps_partial: bool = False,
-        claim: int | None = None,
+        held: ExitStack | None = None,
     ) -> None:
         super().__init__(descriptor, str(path), size, logical_sector_size)
         self._path = path
@@ -65,7 +65,7 @@ class FileTarget(Descriptor):
         self._is_replacing = is_replacing
         self._keeps_partial = keeps_partial
         self._direct_descriptor = -1
-        self._claim = claim
+        self._held = held or ExitStack()
 
     @classmethod
     def create(
@@ -90,11 +90,11 @@ class FileTarget(Descriptor):
         # A link is followed, so that the new file lands beside the old one and replaces it.
         path = Path(os.path.realpath(path))
         mode = check_place(path, replace=replace)
-        with ExitStack() as undo:
-            claim = _claim(path, undo)
+        with ExitStack() as held:
+            held.enter_context(claimed_name(path))
             remove_leftovers(path)
             descriptor, partial_path = _make_partial(path, partial, size, mode)
-            undo.pop_all()
+            kept = held.pop_all()
         return cls(
             descriptor,
             path,
@@ -104,7 +104,7 @@ class FileTarget(Descriptor):
             is_new=True,
             is_replacing=replace,
             keeps_partial=partial is not None,
-            claim=claim,
+            held=kept,
         )
 
     def another(self, size: int) -> FileTarget:
@@ -116,7 +116,6 @@ class FileTarget(Descriptor):
         mode = check_place(self._path, replace=self._is_replacing)
         descriptor, partial_path = _make_partial(self._path, None, size, mode)
         # It is still the one run that makes a file of that name.
-        claim, self._claim = self._claim, None
         return FileTarget(
             descriptor,
             self._path,
@@ -125,7 +124,7 @@ class FileTarget(Descriptor):
             partial_path=partial_path,
             is_new=True,
             is_replacing=self._is_replacing,
-            claim=claim,
+            held=self._held.pop_all(),
         )
 
     @classmethod
@@ -146,10 +145,10 @@ class FileTarget(Descriptor):
         """
         path = Path(os.path.realpath(path))
         check_place(path, replace=replace)
-        with ExitStack() as undo:
-            claim = _claim(path, undo)
+        with ExitStack() as held:
+            held.enter_context(claimed_name(path))
             descriptor = _open_interrupted(partial, size)
-            undo.pop_all()
+            kept = held.pop_all()
         return cls(
             descriptor,
             path,
@@ -159,7 +158,7 @@ class FileTarget(Descriptor):
             is_new=True,
             is_replacing=replace,
             keeps_partial=True,
-            claim=claim,
+            held=kept,
         )
 
     @classmethod
@@ -246,9 +245,7 @@ class FileTarget(Descriptor):
         if descriptor >= 0:
             os.close(descriptor)
         super().close()
-        claim, self._claim = self._claim, None
-        if claim is not None:
-            os.close(claim)
+        self._held.close()
 
     def is_present(self) -> bool:
         """A file is there as long as it is open."""
@@ -343,13 +340,6 @@ def _why_not_that_large(path: Path, size: int, error: OSError) -> MediaError:
         available_size=0,
         hint="put the image on another file system (FAT ends at 4 GiB), or make it smaller",
     )
-
-
-def _claim(path: Path, undo: ExitStack) -> int | None:
-    claim = claim_name(path)
-    if claim is not None:
-        undo.callback(os.close, claim)
-    return claim
 
 
 def _open_interrupted(partial: Path, size: int) -> int:

@@ -36,45 +36,30 @@ _NAME_SIZE_MAX = 255
 """NAME_MAX of every Linux file system that matters, in bytes."""
 
 
-def claim_name(target: Path) -> int | None:
-    """Be the one run on this host that makes ``target``.
+@contextmanager
+def claimed_name(target: Path) -> Iterator[None]:
+    """While the block runs, be the one run on this host that makes ``target``.
 
-    Gives a descriptor that holds the claim until it is closed, at the latest with the process;
-    None where that can't be had, and then nobody is refused. It is a socket in the abstract name
-    space, which leaves nothing behind: a lock file would outlive SIGKILL, and there is no old
-    file to lock where there is a new one to make.
+    The claim is a socket in the abstract name space, which goes with its process and leaves
+    nothing behind: a lock file would outlive SIGKILL, and there is no old file to lock where there
+    is a new one to make. Where none can be had, nobody is refused.
 
     Raises:
         TargetRefusedError: another run is making it.
     """
-    try:
-        folder = target.parent.stat()
-        holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    except OSError:
-        return None
-    facts = f"{folder.st_dev}:{folder.st_ino}:".encode() + os.fsencode(target.name)
-    try:
-        holder.bind(f"\0mediamaker-makes-{hashlib.sha256(facts).hexdigest()}")
-    except OSError as error:
-        holder.close()
-        if error.errno != errno.EADDRINUSE:
-            return None
-        raise TargetRefusedError(
-            f"{target}: another run of mediamaker is making it just now",
-            hint="wait until that one has ended, or name another file",
-        ) from None
-    return holder.detach()
-
-
-@contextmanager
-def claimed_name(target: Path) -> Iterator[None]:
-    """:func:`claim_name` for as long as the block runs."""
-    claim = claim_name(target)
-    try:
+    with contextlib.ExitStack() as held:
+        try:
+            folder = target.parent.stat()
+            facts = f"{folder.st_dev}:{folder.st_ino}:".encode() + os.fsencode(target.name)
+            claim = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            claim.bind(f"\0mediamaker-makes-{hashlib.sha256(facts).hexdigest()}")
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise TargetRefusedError(
+                    f"{target}: another run of mediamaker is making it just now",
+                    hint="wait until that one has ended, or name another file",
+                ) from None
         yield
-    finally:
-        if claim is not None:
-            os.close(claim)
 
 
 def name_beside(target: Path) -> Path:

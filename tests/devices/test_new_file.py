@@ -31,10 +31,10 @@ time.sleep(600)
 CLAIM = """
 import sys, time
 from pathlib import Path
-from mediamaker.devices.new_file import claim_name
-claim_name(Path(sys.argv[1]))
-print("claimed", flush=True)
-time.sleep(600)
+from mediamaker.devices.new_file import claimed_name
+with claimed_name(Path(sys.argv[1])):
+    print("claimed", flush=True)
+    time.sleep(600)
 """
 
 
