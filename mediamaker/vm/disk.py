@@ -109,6 +109,15 @@ def check_bus(disk: Disk, size: int) -> None:
             f"a disk on {disk.bus.value} has sectors of 512 bytes, not {disk.logical_sector_size}",
             hint="use --bus usb, nvme or virtio for disks with other sector sizes",
         )
+    physical_size = disk.physical_sector_size
+    if physical_size is not None and (
+        disk.bus is Bus.SD or physical_size < disk.logical_sector_size
+    ):
+        raise UsageError(
+            f"a disk on {disk.bus.value} with sectors of {disk.logical_sector_size} bytes "
+            f"can't keep {physical_size} at a time",
+            hint="leave out physical_sector_size, or take a bus that has it: usb, ahci, virtio",
+        )
     if disk.bus is Bus.SD and size & (size - 1):
         raise UsageError(
             f"{disk.path} has {size} bytes, and an SD card in QEMU must have a power of two",

@@ -16,7 +16,7 @@ import pytest
 from mediamaker.errors import BootError, TargetRefusedError, ToolError, UsageError
 from mediamaker.units import MIB
 from mediamaker.vm.boot import boot_target
-from mediamaker.vm.disk import Bus, Disk, device_id
+from mediamaker.vm.disk import Bus, Disk, check_bus, device_id
 from mediamaker.vm.firmware import Firmware, OvmfFiles, find_ovmf
 from mediamaker.vm.machine import Machine
 from mediamaker.vm.record import read_records
@@ -368,6 +368,17 @@ def test_bad_targets_are_refused(tmp_path, talker):
     odd.write_bytes(bytes(3 * MIB))
     with pytest.raises(UsageError, match="power of two"):
         boot_target(odd, Firmware.BIOS, bus=Bus.SD, directory=directory)
+
+
+@pytest.mark.parametrize(
+    ("bus", "logical_size", "physical_size"), [("sd", 512, 4096), ("usb", 4096, 512)]
+)
+def test_a_disk_can_not_keep_what_its_bus_does_not_know(tmp_path, bus, logical_size, physical_size):
+    disk = Disk(
+        tmp_path, Bus(bus), logical_sector_size=logical_size, physical_sector_size=physical_size
+    )
+    with pytest.raises(UsageError, match=f"can't keep {physical_size} at a time"):
+        check_bus(disk, 1 << 20)
 
 
 # Parsing
